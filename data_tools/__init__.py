@@ -1,0 +1,1 @@
+"""Data preparation: collect, convert, shard and encode action-annotated video."""

@@ -1,0 +1,1 @@
+"""Simulators that produce action-annotated episodes."""

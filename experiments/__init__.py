@@ -1,0 +1,1 @@
+"""Runs: configs, sweeps and the cluster."""

@@ -1,0 +1,3 @@
+"""SlowFast-VGen: slow-fast learning for action-driven long video generation (arXiv 2410.23277)."""
+
+__version__ = "0.1.0"

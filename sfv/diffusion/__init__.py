@@ -1,0 +1,1 @@
+"""Diffusion math on tensors: schedules, the masked conditional objective, samplers."""

@@ -1,0 +1,1 @@
+"""Inference-time (fast) learning and chunk-by-chunk rollouts."""

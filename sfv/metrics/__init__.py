@@ -1,0 +1,1 @@
+"""Video metrics with passports: how good, how consistent, how it was measured."""

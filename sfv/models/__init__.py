@@ -1,0 +1,1 @@
+"""Networks and their weights: denoisers, frame codecs, text encoders, Temp-LoRA."""

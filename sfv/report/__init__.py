@@ -1,0 +1,1 @@
+"""What people look at: HTML reports, TensorBoard video, encoded clips."""

@@ -1,0 +1,1 @@
+"""Lightning lives here: the slow learner, the slow-fast loop, evaluation."""

@@ -1,0 +1,119 @@
+"""Shape letters, batches and the protocols that let parts be swapped.
+
+Shape letters, used in every signature (jaxtyping; checked in tests):
+
+| letter | meaning |
+|---|---|
+| `b` | batch (episodes or windows) |
+| `c` | latent channels |
+| `t` | frames |
+| `h w` | latent height and width |
+| `height width` | pixel height and width |
+| `n d` | text tokens and their width |
+
+`latents` are `b c t h w`, float; `video` is `b t 3 height width`, float in [0, 1].
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypedDict, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network that sees clean context frames and noised frames and predicts noise (or v)."""
+
+    latent_channels: int
+    text_dim: int
+
+    def __call__(
+        self,
+        latents: Float[Tensor, "b c t h w"],
+        timestep: Int[Tensor, " b"],
+        text: Float[Tensor, "b n d"],
+        num_context: int,
+    ) -> Float[Tensor, "b c t h w"]:
+        """Predict for every frame.
+
+        Args:
+            latents: the first `num_context` frames are clean, the others carry noise of level `timestep`.
+            timestep: diffusion timestep, one a sample.
+            text: token states of the action.
+            num_context: f_p, how many leading frames are clean; 0 when all are noised.
+        """
+        ...
+
+
+@runtime_checkable
+class FrameCodec(Protocol):
+    """Maps each video frame to a latent frame and back (2D: latent frames = video frames)."""
+
+    latent_channels: int
+    spatial_factor: int
+
+    def encode(
+        self, video: Float[Tensor, "b t 3 height width"]
+    ) -> Float[Tensor, "b c t h w"]: ...
+
+    def decode(
+        self, latents: Float[Tensor, "b c t h w"]
+    ) -> Float[Tensor, "b t 3 height width"]:
+        """Decode to pixels, clamped to [0, 1]."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Short hash of the weights; latents made by one codec carry it."""
+        ...
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Turns actions into token states for cross-attention; `""` stands for "no text"."""
+
+    text_dim: int
+
+    def __call__(self, actions: Sequence[str]) -> Float[Tensor, "b n d"]: ...
+
+    def fingerprint(self) -> str:
+        """Short hash of what decides the output; a checkpoint remembers it."""
+        ...
+
+
+@runtime_checkable
+class FastWeights(Protocol):
+    """Θ: low-rank weights inside a denoiser that can be reset, trained, stored and restored."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Make Θ fresh: the denoiser then equals its base exactly."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """A detached copy on the CPU, keyed by PEFT's names."""
+        ...
+
+    def load(self, state: dict[str, Tensor]) -> None: ...
+
+    def enable(self, active: bool) -> None:
+        """Switch Θ on or off; off leaves the base denoiser."""
+        ...
+
+
+class WindowBatch(TypedDict):
+    """(context, action, target) windows for slow learning; `latents` hold context then target."""
+
+    latents: Float[Tensor, "b c t h w"]
+    actions: list[str]
+    keys: list[str]
+
+
+class EpisodeBatch(TypedDict):
+    """One whole episode, cut into chunks of equal length (batch dimension = chunks)."""
+
+    key: str
+    latents: Float[Tensor, "1 c t h w"]
+    actions: list[str]
