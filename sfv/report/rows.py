@@ -1,0 +1,202 @@
+"""Read a `report.json` into typed rows; every output (table, HTML, TensorBoard) starts here.
+
+{"rows": {ROW: {"n": int, "metrics": {NAME: {"value", "low", "high", "passport"}}}},
+ "settings": {...},
+ "differences": [{"metric", "row", "against", "value", "low", "high"}],   # optional, paired
+ "curves": {NAME: {ROW: [one number a chunk]}}}                           # optional
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sfv.report.catalogue import METRICS, Metric, format_number
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value; None where it was not measured. `low` and `high` are None without an interval."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    passport: Any = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: the number of videos (`num`) and its cells by metric name."""
+
+    name: str
+    num: int
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference `row` minus `against` with its interval."""
+
+    metric: str
+    row: str
+    against: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """A checked report; `metrics` are the ones that any row has, known ones first."""
+
+    rows: list[Row]
+    metrics: list[Metric]
+    settings: dict[str, Any]
+    differences: list[Difference] = field(default_factory=list)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+
+def parse_report(report: Mapping[str, Any]) -> Report:
+    """Check a report and give it types.
+
+    Raises:
+        ValueError: a field is missing or has the wrong kind; the message names the place.
+    """
+    raw_rows = _mapping(report, "rows", "report")
+    if not raw_rows:
+        raise ValueError("report: 'rows' is empty; measure at least one model first.")
+    rows = [_row(name, raw) for name, raw in raw_rows.items()]
+    names = dict.fromkeys(name for row in rows for name in row.cells)
+    known = [METRICS[name] for name in METRICS if name in names]
+    others = [Metric(name, name) for name in names if name not in METRICS]
+    return Report(
+        rows=rows,
+        metrics=known + others,
+        settings=dict(_mapping(report, "settings", "report")),
+        differences=[
+            _difference(raw, f"report.differences[{i}]", raw_rows)
+            for i, raw in enumerate(report.get("differences", ()))
+        ],
+        curves=_curves(report.get("curves", {})),
+    )
+
+
+def best_rows(report: Report) -> set[tuple[str, str]]:
+    """Return (row, metric) pairs that are better than every other row beyond doubt.
+
+    Beyond doubt means that the interval of the paired difference to each other row excludes zero. A
+    report without paired differences has no best rows.
+    """
+    wins = set()
+    for gap in report.differences:
+        better = METRICS[gap.metric].better if gap.metric in METRICS else "neither"
+        if better == "neither" or gap.low <= 0 <= gap.high:
+            continue
+        higher, lower = (gap.row, gap.against) if gap.low > 0 else (gap.against, gap.row)
+        winner, loser = (higher, lower) if better == "higher" else (lower, higher)
+        wins.add((winner, loser, gap.metric))
+    return {
+        (row.name, metric)
+        for row in report.rows
+        if len(report.rows) > 1
+        for metric in row.cells
+        if all((row.name, o.name, metric) in wins for o in report.rows if o.name != row.name)
+    }
+
+
+def format_interval(cell: Cell, digits: int) -> str:
+    """Print `[low, high]`, or nothing where there is no interval."""
+    if cell.low is None or cell.high is None:
+        return ""
+    return f"[{format_number(cell.low, digits)}, {format_number(cell.high, digits)}]"
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Flatten nested settings to dotted names, as the flags are called; the rest becomes text."""
+    flat: dict[str, str | int | float | bool] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        elif isinstance(value, str | int | float | bool):
+            flat[name] = value
+        else:
+            flat[name] = str(value)
+    return flat
+
+
+def _row(name: str, raw: Any) -> Row:
+    where = f"report.rows[{name!r}]"
+    num = _field(raw, "n", where)
+    if not isinstance(num, int) or num < 0:
+        raise ValueError(f"{where}.n is {num!r}: it must be the number of videos, an integer.")
+    metrics = _mapping(raw, "metrics", where)
+    cells = {
+        metric: _cell(cell, f"{where}.metrics[{metric!r}]") for metric, cell in metrics.items()
+    }
+    return Row(name, num, cells)
+
+
+def _cell(raw: Any, where: str) -> Cell:
+    value = _number(_field(raw, "value", where), f"{where}.value")
+    low, high = (_number(_field(raw, end, where), f"{where}.{end}") for end in ("low", "high"))
+    return Cell(value, low, high, _field(raw, "passport", where))
+
+
+def _difference(raw: Any, where: str, rows: Mapping[str, Any]) -> Difference:
+    metric, row, against = (str(_field(raw, name, where)) for name in ("metric", "row", "against"))
+    for name in (row, against):
+        if name not in rows:
+            raise ValueError(f"{where} names the row {name!r}; the report has {sorted(rows)}.")
+    numbers = [
+        _number(_field(raw, key, where), f"{where}.{key}") for key in ("value", "low", "high")
+    ]
+    if any(number is None for number in numbers):
+        raise ValueError(
+            f"{where}: value, low and high must be numbers; leave the entry out if not."
+        )
+    return Difference(metric, row, against, *(float(number or 0.0) for number in numbers))
+
+
+def _curves(raw: Any) -> dict[str, dict[str, list[float]]]:
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"report.curves must map names to {{row: numbers}}, got {_kind(raw)}.")
+    curves: dict[str, dict[str, list[float]]] = {}
+    for name, series in raw.items():
+        if not isinstance(series, Mapping):
+            raise ValueError(
+                f"report.curves[{name!r}] must map rows to lists, got {_kind(series)}."
+            )
+        curves[name] = {}
+        for row, numbers in series.items():
+            where = f"report.curves[{name!r}][{row!r}]"
+            if not isinstance(numbers, Sequence) or isinstance(numbers, str):
+                raise ValueError(f"{where} must be a list of numbers, got {_kind(numbers)}.")
+            checked = (_number(number, where) for number in numbers)
+            curves[name][row] = [math.nan if number is None else number for number in checked]
+    return curves
+
+
+def _number(value: Any, where: str) -> float | None:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    raise ValueError(f"{where} is {value!r}: it must be a number, or null where none was measured.")
+
+
+def _field(raw: Any, name: str, where: str) -> Any:
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{where} must be an object with {name!r}, got {_kind(raw)}.")
+    if name not in raw:
+        raise ValueError(f"{where} has no {name!r}; it has {sorted(map(str, raw))}.")
+    return raw[name]
+
+
+def _mapping(raw: Any, name: str, where: str) -> Mapping[str, Any]:
+    value = _field(raw, name, where)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where}.{name} must be an object, got {_kind(value)}.")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} {value!r:.60}"

@@ -1,0 +1,93 @@
+"""Videos, settings and report rows in TensorBoard.
+
+TensorBoard's image dashboard plays GIF, so a video is an image summary that holds GIF bytes.
+(torch's own `add_video` encodes with moviepy, and fails with moviepy 2.)
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+from sfv.report.rows import flatten
+from sfv.report.video import encode_gif
+
+RGB = 3  # Summary.Image's number for three colour channels
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """What we use of Lightning's `TensorBoardLogger`."""
+
+    @property
+    def experiment(self) -> Any: ...
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
+
+    def log_hyperparams(
+        self, params: dict[str, Any], metrics: dict[str, Any] | None = None
+    ) -> None: ...
+
+
+def add_video(
+    writer: Any,
+    tag: str,
+    frames: UInt8[np.ndarray, "t height width 3"],
+    step: int,
+    fps: float,
+) -> None:
+    """Write one video that plays in TensorBoard's image dashboard.
+
+    Args:
+        writer: a torch `SummaryWriter`, or a `TensorBoardLogger` (where ranks other than 0 write
+            nothing).
+        tag: name of the card, e.g. `"val/rollout"`.
+        frames: at least one frame.
+        step: slow step at which the video was made.
+        fps: frames per second, at most 50.
+    """
+    experiment = writer.experiment if isinstance(writer, Logger) else writer
+    file_writer = experiment._get_file_writer()
+    if file_writer is None:  # Lightning's stand-in on ranks other than 0
+        return
+    height, width = frames.shape[1:3]
+    image = Summary.Image(
+        height=height,
+        width=width,
+        colorspace=RGB,
+        encoded_image_string=encode_gif(frames, fps),
+    )
+    file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+def log_hparams(logger: Logger, params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Fill TensorBoard's HParams dashboard.
+
+    Nested settings get dotted names, as the command line's flags have.
+    """
+    logger.log_hyperparams(flatten(params), dict(metrics))
+
+
+def log_row(
+    logger: Logger,
+    row_name: str,
+    metrics: Mapping[str, float | Mapping[str, Any] | None],
+    step: int = 0,
+) -> None:
+    """Write one row of a report as scalars `report/METRIC/ROW`.
+
+    Args:
+        logger: Lightning's `TensorBoardLogger`.
+        row_name: the report's row, e.g. `"fast"`.
+        metrics: numbers, or a report's cells with their `"value"`; what was not measured is
+            left out.
+        step: slow step of the measured weights.
+    """
+    scalars = {}
+    for name, cell in metrics.items():
+        value = cell["value"] if isinstance(cell, Mapping) else cell
+        if value is not None:
+            scalars[f"report/{name}/{row_name}"] = float(value)
+    logger.log_metrics(scalars, step)
