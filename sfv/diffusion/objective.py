@@ -1,0 +1,110 @@
+"""What the slow and the fast learner minimise (`METHOD`, sections 1 and 3)."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sfv.diffusion.schedule import NoiseSchedule
+from sfv.types import Denoiser
+
+
+def noise_targets(
+    latents: Float[Tensor, "b c t h w"],
+    noise: Float[Tensor, "b c t h w"],
+    timestep: Int[Tensor, " b"],
+    num_context: int,
+    schedule: NoiseSchedule,
+) -> Float[Tensor, "b c t h w"]:
+    """Noise the frames after the context; the context stays clean, bit for bit (eq. 1)."""
+    _check_context(num_context, latents.shape[2])
+    noisy = schedule.add_noise(latents[:, :, num_context:], noise[:, :, num_context:], timestep)
+    return torch.cat([latents[:, :, :num_context], noisy], dim=2)
+
+
+def masked_conditional_loss(
+    denoiser: Denoiser,
+    latents: Float[Tensor, "b c t h w"],
+    text: Float[Tensor, "b n d"],
+    noise: Float[Tensor, "b c t h w"],
+    timestep: Int[Tensor, " b"],
+    num_context: int,
+    schedule: NoiseSchedule,
+) -> Float[Tensor, " b"]:
+    """The slow learner's loss (eq. 1, 2), per sample: mean over the generated frames alone.
+
+    Args:
+        denoiser: Φ, or Φ+Θ in the slow-fast loop.
+        latents: z_0, context frames then target frames.
+        text: token states of the action.
+        noise: ε; the part under the context frames is not used.
+        timestep: t, one a sample.
+        num_context: f_p; 0 noises and supervises every frame.
+        schedule: ᾱ and the prediction type.
+
+    Raises:
+        ValueError: if no frame is left to generate.
+    """
+    noisy = noise_targets(latents, noise, timestep, num_context, schedule)
+    prediction = denoiser(noisy, timestep, text, num_context)
+    target = schedule.target(latents, noise, timestep)
+    error = (prediction - target)[:, :, num_context:].float()
+    return error.square().flatten(1).mean(dim=1)
+
+
+def all_frames_loss(
+    denoiser: Denoiser,
+    latents: Float[Tensor, "b c t h w"],
+    text: Float[Tensor, "b n d"],
+    noise: Float[Tensor, "b c t h w"],
+    timestep: Int[Tensor, " b"],
+    schedule: NoiseSchedule,
+) -> Float[Tensor, " b"]:
+    """The fast learner's local rule (eq. 3), per sample: every frame noised and supervised.
+
+    Args:
+        denoiser: Φ+Θ.
+        latents: S, the chunk's input and output frames joined in time.
+        text: token states of "no text" (`""`); the paper leaves the action out.
+        noise: ε for all frames.
+        timestep: t, one a sample.
+        schedule: ᾱ and the prediction type.
+    """
+    return masked_conditional_loss(denoiser, latents, text, noise, timestep, 0, schedule)
+
+
+def draw_timesteps(
+    num: int,
+    schedule: NoiseSchedule,
+    generator: torch.Generator,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Int[Tensor, " b"]:
+    """Draw t uniformly from a part of the schedule.
+
+    Args:
+        num: how many, one a sample.
+        schedule: gives the number of timesteps T.
+        generator: see `sfv.rng.stream`; the result lies on its device.
+        low: first timestep as a fraction of T; 0 is the least noise.
+        high: end (excluded) as a fraction of T; 1 is the most noise.
+
+    Raises:
+        ValueError: if [low, high) is no range inside [0, 1] that holds a timestep.
+    """
+    total = schedule.num_train_timesteps
+    first, end = round(low * total), round(high * total)
+    if not 0 <= first < end <= total:
+        raise ValueError(
+            f"timestep range low={low}, high={high} must satisfy 0 <= low < high <= 1 and hold at "
+            f"least one of the {total} timesteps"
+        )
+    return torch.randint(first, end, (num,), generator=generator, device=generator.device)
+
+
+def _check_context(num_context: int, num_frames: int) -> None:
+    if not 0 <= num_context < num_frames:
+        raise ValueError(
+            f"num_context is {num_context} in a window of {num_frames} frames; it must be from 0 "
+            f"to {num_frames - 1}, so that a frame is left to generate. Use longer windows or "
+            "fewer context frames"
+        )

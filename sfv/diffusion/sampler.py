@@ -1,0 +1,131 @@
+"""Generating one chunk: clean context in front, only the new frames denoised (`METHOD`, 2)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfv.types import Denoiser
+
+SamplerName = Literal["ddim", "dpmsolver++"]
+OnStep = Callable[[int, Tensor], None]
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """The part of diffusers' schedulers that sampling uses; they satisfy it as they are."""
+
+    timesteps: Tensor
+    num_inference_steps: int | None
+    init_noise_sigma: float
+
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        """Choose the timesteps and forget everything about earlier samples."""
+        ...
+
+    def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor: ...
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *, return_dict: bool
+    ) -> tuple[Tensor, ...]: ...
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How chunks are sampled.
+
+    Args:
+        name: DDIM (deterministic) or DPM-Solver++ (second order: good from about 15 steps).
+        num_inference_steps: denoiser calls a chunk.
+        guidance_scale: classifier-free guidance; 1 means none, and costs no second forward pass.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    name: SamplerName = "ddim"
+    num_inference_steps: int = 50
+    guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(
+                f"num_inference_steps is {self.num_inference_steps}; it must be at least 1"
+            )
+        if self.guidance_scale < 0:
+            raise ValueError(
+                f"guidance_scale is {self.guidance_scale}; it must be 0 or more (1 = no guidance)"
+            )
+
+
+@torch.no_grad()
+def sample_chunk(
+    denoiser: Denoiser,
+    scheduler: Scheduler,
+    context: Float[Tensor, "b c p h w"],
+    text: Float[Tensor, "b n d"],
+    null_text: Float[Tensor, "b n d"],
+    num_generated: int,
+    guidance_scale: float,
+    noise: Float[Tensor, "b c g h w"],
+    on_step: OnStep | None = None,
+) -> Float[Tensor, "b c g h w"]:
+    """Generate the frames that follow `context` under an action.
+
+    Args:
+        denoiser: Φ, or Φ+Θ.
+        scheduler: already told its number of steps (`make_scheduler` does that); its state from
+            earlier chunks is forgotten first, so one scheduler serves a whole rollout.
+        context: the clean latents of the chunk before, f_p frames.
+        text: token states of the action.
+        null_text: token states of "no text"; unused at guidance 1.
+        num_generated: f_g.
+        guidance_scale: 1 means none.
+        noise: standard normal, the starting point of the new frames.
+        on_step: called after each step with its index and all latents, context in front.
+
+    Raises:
+        ValueError: if the scheduler has no steps, or `noise` is not `num_generated` frames.
+    """
+    if noise.shape[2] != num_generated:
+        raise ValueError(f"noise has {noise.shape[2]} frames, but num_generated is {num_generated}")
+    if scheduler.num_inference_steps is None:
+        raise ValueError(
+            "the scheduler does not know its number of steps: call "
+            "scheduler.set_timesteps(num_inference_steps) once before sampling"
+        )
+    scheduler.set_timesteps(scheduler.num_inference_steps)
+    new = noise * scheduler.init_noise_sigma
+    for step_idx, timestep in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(new, timestep)
+        prediction = _predict(
+            denoiser, context, scaled, int(timestep), text, null_text, guidance_scale
+        )
+        new = scheduler.step(prediction.to(new.dtype), timestep, new, return_dict=False)[0]
+        if on_step is not None:
+            on_step(step_idx, torch.cat([context, new], dim=2))
+    return new
+
+
+def _predict(
+    denoiser: Denoiser,
+    context: Float[Tensor, "b c p h w"],
+    new: Float[Tensor, "b c g h w"],
+    timestep: int,
+    text: Float[Tensor, "b n d"],
+    null_text: Float[Tensor, "b n d"],
+    guidance_scale: float,
+) -> Float[Tensor, "b c g h w"]:
+    """The denoiser's output for the new frames, with classifier-free guidance when it is not 1."""
+    num_context = context.shape[2]
+    latents = torch.cat([context, new], dim=2)
+    if guidance_scale == 1.0:
+        steps = torch.full((len(latents),), timestep, device=latents.device)
+        return denoiser(latents, steps, text, num_context)[:, :, num_context:]
+    steps = torch.full((2 * len(latents),), timestep, device=latents.device)
+    both = denoiser(torch.cat([latents, latents]), steps, torch.cat([null_text, text]), num_context)
+    without, with_text = both[:, :, num_context:].chunk(2)
+    return without + guidance_scale * (with_text - without)
