@@ -32,6 +32,8 @@ class PCAPatchCodec(nn.Module):
         ValueError: if the numbers do not fit together or do not fit `file`.
     """
 
+    keeps_weights = True
+
     mean: Tensor
     components: Tensor
     scale: Tensor
@@ -72,6 +74,10 @@ class PCAPatchCodec(nn.Module):
         }
         write_tensors(path, self.state_dict(), metadata)
 
+    def settings(self) -> dict[str, int]:
+        """Constructor arguments that, with the weights, make this codec again."""
+        return {"latent_channels": self.latent_channels, "patch": self.spatial_factor}
+
     @torch.no_grad()
     def fit(self, frames: Float[Tensor, "n 3 height width"]) -> Self:
         """Fit to frames in [0, 1], a few thousand are plenty; replaces an earlier fit."""
@@ -95,7 +101,7 @@ class PCAPatchCodec(nn.Module):
         frames = video.flatten(0, 1).float() - self._mean_patch(video.shape[-2:])
         kernel = (self.components / self.scale[:, None]).view(-1, 3, patch, patch)
         latents = F.conv2d(frames, kernel, stride=patch)
-        return latents.unflatten(0, video.shape[:2]).transpose(1, 2).contiguous()
+        return _frames_last(latents, len(video))
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b t 3 height width"]:
@@ -106,7 +112,7 @@ class PCAPatchCodec(nn.Module):
         kernel = (self.components * self.scale[:, None]).view(-1, 3, patch, patch)
         frames = F.conv_transpose2d(flat, kernel, stride=patch)
         frames = frames + self._mean_patch(frames.shape[-2:])
-        return frames.clamp(0, 1).unflatten(0, (latents.shape[0], latents.shape[2]))
+        return _as_video(frames, len(latents))
 
     def fingerprint(self) -> str:
         """See `sfv.types.FrameCodec`."""
@@ -126,7 +132,8 @@ class PCAPatchCodec(nn.Module):
         if given != stored:
             raise ValueError(
                 f"{path} holds a codec with latent_channels={stored[0]}, patch={stored[1]}, but "
-                f"latent_channels={given[0]}, patch={given[1]} was asked for: set the file's numbers"
+                f"latent_channels={given[0]}, patch={given[1]} was asked for: ask for the file's "
+                "numbers, or use PCAPatchCodec.load"
             )
         self.load_state_dict(tensors)
 
@@ -152,6 +159,8 @@ class KLVAECodec(nn.Module):
         FileNotFoundError: if there is no VAE with safetensors weights.
     """
 
+    keeps_weights = False
+
     def __init__(self, folder: str | Path, frames_per_call: int = 8) -> None:
         super().__init__()
         if frames_per_call < 1:
@@ -160,7 +169,8 @@ class KLVAECodec(nn.Module):
             _find_vae_folder(Path(folder)), use_safetensors=True, local_files_only=True
         )
         self.vae.eval().requires_grad_(False)
-        self.frames_per_call = frames_per_call
+        self.folder = str(folder)
+        self.folder, self.frames_per_call = str(folder), frames_per_call
         self.latent_channels: int = self.vae.config.latent_channels
         self.spatial_factor: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
@@ -170,10 +180,10 @@ class KLVAECodec(nn.Module):
         _check_size(video, self.spatial_factor)
         parts = [
             self.vae.encode(frames * 2 - 1).latent_dist.mode()
-            for frames in video.flatten(0, 1).to(self.vae.dtype).split(self.frames_per_call)
+            for frames in torch.split(video.flatten(0, 1).to(self.vae.dtype), self.frames_per_call)
         ]
         latents = torch.cat(parts).float() * self.vae.config.scaling_factor
-        return latents.unflatten(0, video.shape[:2]).transpose(1, 2).contiguous()
+        return _frames_last(latents, len(video))
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b t 3 height width"]:
@@ -181,14 +191,18 @@ class KLVAECodec(nn.Module):
         flat = latents.transpose(1, 2).flatten(0, 1) / self.vae.config.scaling_factor
         parts = [
             self.vae.decode(part).sample.float()
-            for part in flat.to(self.vae.dtype).split(self.frames_per_call)
+            for part in torch.split(flat.to(self.vae.dtype), self.frames_per_call)
         ]
-        frames = (torch.cat(parts) + 1) / 2
-        return frames.clamp(0, 1).unflatten(0, (latents.shape[0], latents.shape[2]))
+        frames = torch.cat(parts) / 2 + 0.5
+        return _as_video(frames, len(latents))
 
     def fingerprint(self) -> str:
         """See `sfv.types.FrameCodec`."""
         return hash_tensors(self.vae.state_dict())
+
+    def settings(self) -> dict[str, str | int]:
+        """Constructor arguments that make this codec again; the weights stay in `folder`."""
+        return {"folder": self.folder, "frames_per_call": self.frames_per_call}
 
 
 def _patch_moments(
@@ -202,7 +216,7 @@ def _patch_moments(
     total = torch.zeros(dims, dtype=torch.float64)
     products = torch.zeros(dims, dims, dtype=torch.float64)
     count = 0
-    for part in frames.split(frames_per_pass):
+    for part in torch.split(frames, frames_per_pass):
         patches = F.pixel_unshuffle(part.double().cpu(), patch).flatten(2).transpose(1, 2)
         flat = patches.flatten(0, 1)
         total += flat.sum(dim=0)
@@ -210,6 +224,19 @@ def _patch_moments(
         count += len(flat)
     mean = total / count
     return mean, products / count - torch.outer(mean, mean)
+
+
+def _frames_last(latents: Float[Tensor, "bt c h w"], batch: int) -> Float[Tensor, "b c t h w"]:
+    """Join the latent frames of each video in time."""
+    frames = latents.reshape(batch, -1, *latents.shape[1:])
+    return frames.transpose(1, 2).contiguous()
+
+
+def _as_video(
+    frames: Float[Tensor, "bt 3 height width"], batch: int
+) -> Float[Tensor, "b t 3 height width"]:
+    """Join frames to videos, clamped to what pixels can be."""
+    return frames.reshape(batch, -1, *frames.shape[1:]).clamp(0, 1)
 
 
 def _check_size(frames: Tensor, factor: int) -> None:

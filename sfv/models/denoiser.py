@@ -1,8 +1,8 @@
-"""The denoiser ε_Φ: a video U-Net that sees clean context frames and noised frames in one window."""
+"""The denoiser ε_Φ: a video U-Net over one window of clean context frames and noised frames."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from diffusers import UNet3DConditionModel
@@ -29,11 +29,6 @@ class VideoUNet(nn.Module):
         seed: decides the initial weights.
     """
 
-    latent_channels: int
-    text_dim: int
-    mask_channel: bool
-    unet: UNet3DConditionModel
-
     def __init__(
         self,
         preset: PresetName = "tiny",
@@ -45,15 +40,16 @@ class VideoUNet(nn.Module):
     ) -> None:
         super().__init__()
         base = PRESETS[preset]
-        sizes = base.with_channels(
-            latent_channels or base.out_channels,
-            text_dim or base.cross_attention_dim,
-            mask_channel,
-        )
+        self.preset: PresetName = preset
+        self.latent_channels = latent_channels or base.out_channels
+        self.text_dim = text_dim or base.cross_attention_dim
+        self.mask_channel = mask_channel
+        self.dropout = dropout
+        sizes = base.with_channels(self.latent_channels, self.text_dim, mask_channel)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "denoiser-init"))
-            unet = UNet3DConditionModel(**asdict(sizes))
-        self._adopt(unet, mask_channel, dropout)
+            self.unet = UNet3DConditionModel(**asdict(sizes))
+        self._set_dropout()
 
     @classmethod
     def from_diffusers(
@@ -63,21 +59,43 @@ class VideoUNet(nn.Module):
 
         Args:
             folder: a diffusers pipeline folder with `unet/` inside, or that `unet/` folder.
-            mask_channel: add the mask input channel with zero weights, which changes no output.
+            mask_channel: add the mask input channel with zero weights, which changes no output;
+                weights that were saved with one keep it.
             dropout: see the class.
 
         Raises:
             FileNotFoundError: if there is no `unet/` with safetensors weights.
+            ValueError: if its sizes are no preset's.
         """
+        source = find_unet_folder(Path(folder))
         unet = UNet3DConditionModel.from_pretrained(
-            find_unet_folder(Path(folder)), use_safetensors=True, local_files_only=True
+            source, use_safetensors=True, local_files_only=True
         )
+        preset = _preset_of(unet, source)
+        channels, text_dim = unet.config.out_channels, unet.config.cross_attention_dim
         if mask_channel:
             _add_input_channel(unet)
-        self = cls.__new__(cls)
-        nn.Module.__init__(self)
-        self._adopt(unet, mask_channel, dropout)
-        return self
+        with torch.device("meta"):
+            denoiser = cls(preset, channels, text_dim, mask_channel, dropout)
+        denoiser.unet = unet
+        denoiser._set_dropout()
+        return denoiser
+
+    def settings(self) -> dict[str, str | int | float | bool]:
+        """Constructor arguments that, with the weights, make this denoiser again."""
+        return {
+            "preset": self.preset,
+            "latent_channels": self.latent_channels,
+            "text_dim": self.text_dim,
+            "mask_channel": self.mask_channel,
+            "dropout": self.dropout,
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write Φ in diffusers' format; fast weights inside must be removed first."""
+        if any(".lora_" in name for name, _ in self.unet.named_parameters()):
+            raise ValueError("the denoiser holds fast weights: call their remove() before saving Φ")
+        self.unet.save_pretrained(folder)
 
     def forward(
         self,
@@ -95,14 +113,11 @@ class VideoUNet(nn.Module):
         output: Tensor = self.unet(latents, timestep, text, return_dict=False)[0]
         return output
 
-    def _adopt(self, unet: UNet3DConditionModel, mask_channel: bool, dropout: float) -> None:
-        self.unet = unet
-        self.mask_channel = mask_channel
-        self.latent_channels = unet.config.out_channels
-        self.text_dim = unet.config.cross_attention_dim
-        for module in unet.modules():
+    def _set_dropout(self) -> None:
+        """Diffusers fixes 0.1 in the temporal convolutions; set ours."""
+        for module in self.unet.modules():
             if isinstance(module, nn.Dropout):
-                module.p = dropout
+                module.p = self.dropout
 
     def _check(self, latents: Tensor, text: Tensor) -> None:
         if latents.shape[1] != self.latent_channels:
@@ -135,20 +150,29 @@ def find_unet_folder(folder: Path) -> Path:
     )
 
 
+def _preset_of(unet: UNet3DConditionModel, folder: Path) -> PresetName:
+    """The preset with the same sizes inside."""
+    for name, preset in PRESETS.items():
+        sizes = asdict(preset)
+        inner = sizes.keys() - {"sample_size", "in_channels", "out_channels", "cross_attention_dim"}
+        if all(_plain(unet.config[key]) == _plain(sizes[key]) for key in inner):
+            return name
+    raise ValueError(
+        f"{folder}/config.json describes a U-Net whose sizes (block_out_channels="
+        f"{_plain(unet.config.block_out_channels)}, ...) are no preset's; allowed: "
+        f"{', '.join(PRESETS)}. Add a row for it to sfv/models/presets.py"
+    )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _add_input_channel(unet: UNet3DConditionModel) -> None:
     """Widen the first convolution by a channel that changes nothing yet."""
     old = unet.conv_in
-    new = nn.Conv2d(
-        old.in_channels + 1,
-        old.out_channels,
-        old.kernel_size,
-        padding=old.padding,
-        device=old.weight.device,
-        dtype=old.weight.dtype,
-    )
-    with torch.no_grad():
-        new.weight.zero_()
-        new.weight[:, : old.in_channels] = old.weight
-        new.bias.copy_(old.bias)
-    unet.conv_in = new
-    unet.register_to_config(in_channels=new.in_channels)
+    unet.conv_in = nn.Conv2d(old.in_channels + 1, old.out_channels, 3, padding=1)
+    weight = torch.cat([old.weight, torch.zeros_like(old.weight[:, :1])], dim=1)
+    unet.conv_in.load_state_dict({"weight": weight, "bias": old.bias})
+    unet.conv_in.to(old.weight)
+    unet.register_to_config(in_channels=old.in_channels + 1)

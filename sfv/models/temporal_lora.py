@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sfv.rng import stream
 
-Targets = Literal["temporal", "attention", "all"]
+LoRATargets = Literal["temporal", "attention", "all"]
 
 _ADAPTER = "memory"
 _TEMPORAL_BLOCK = re.compile(r"(^|\.)(transformer_in|temp_attentions\.\d+)\.")
@@ -48,14 +48,15 @@ class TemporalLoRA:
         denoiser: nn.Module,
         r: int = 32,
         alpha: float = 32.0,
-        targets: Targets = "temporal",
+        targets: LoRATargets = "temporal",
         dropout: float = 0.0,
     ) -> None:
         if r < 1:
             raise ValueError(f"the rank r is {r}; it must be at least 1")
         if any(isinstance(module, LoraLayer) for module in denoiser.modules()):
             raise ValueError(
-                "the denoiser has a LoRA already: reset() it for a new episode, or remove() it first"
+                "the denoiser has a LoRA already: reset() it for a new episode, or remove() it "
+                "before making another"
             )
         names = target_modules(denoiser, targets)
         takes_gradient = {name: p.requires_grad for name, p in denoiser.named_parameters()}
@@ -146,7 +147,7 @@ class TemporalLoRA:
                 )
 
 
-def target_modules(denoiser: nn.Module, targets: Targets) -> list[str]:
+def target_modules(denoiser: nn.Module, targets: LoRATargets) -> list[str]:
     """Full names of the layers that `targets` stands for.
 
     Raises:
@@ -170,7 +171,7 @@ def base_state_dict(denoiser: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _matches(name: str, module: nn.Module, targets: Targets) -> bool:
+def _matches(name: str, module: nn.Module, targets: LoRATargets) -> bool:
     linear = isinstance(module, nn.Linear)
     temporal = linear and _TEMPORAL_BLOCK.search(name) is not None
     spatial = linear and _SPATIAL_BLOCK.search(name) is not None

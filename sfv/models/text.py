@@ -39,6 +39,8 @@ class ActionTable(nn.Module):
         ValueError: if an action is listed twice.
     """
 
+    keeps_weights = True
+
     def __init__(self, actions: Sequence[str], text_dim: int = 64, seed: int = 0) -> None:
         super().__init__()
         self.actions = ("", *(action for action in actions if action != ""))
@@ -70,6 +72,10 @@ class ActionTable(nn.Module):
         content = repr(("ActionTable", self.actions, self.text_dim))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
+    def settings(self) -> dict[str, int | list[str]]:
+        """Constructor arguments that, with the weights, make this table again."""
+        return {"actions": list(self.actions), "text_dim": self.text_dim}
+
 
 class MiniLMText(nn.Module):
     """Token states of all-MiniLM-L6-v2, frozen, zeros after the last token.
@@ -82,6 +88,8 @@ class MiniLMText(nn.Module):
         FileNotFoundError: if `folder` holds no model, or the package is not installed.
     """
 
+    keeps_weights = False
+
     device_marker: Tensor
 
     def __init__(self, folder: str | Path | None = None, max_tokens: int = 16) -> None:
@@ -91,9 +99,14 @@ class MiniLMText(nn.Module):
             source, add_pooling_layer=False, use_safetensors=True, local_files_only=True
         )
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        self._settings = {"folder": folder and str(folder), "max_tokens": max_tokens}
         self._encoder = _FrozenEncoder(model, tokenizer, max_tokens, "zeros")
         self.text_dim: int = model.config.hidden_size
         self.register_buffer("device_marker", torch.empty(0), persistent=False)
+        self._settings = {
+            "folder": None if folder is None else str(folder),
+            "max_tokens": max_tokens,
+        }
 
     def forward(self, actions: Sequence[str]) -> Float[Tensor, "b n d"]:
         """See `sfv.types.TextEncoder`.
@@ -106,6 +119,10 @@ class MiniLMText(nn.Module):
     def fingerprint(self) -> str:
         """See `sfv.types.TextEncoder`."""
         return self._encoder.fingerprint()
+
+    def settings(self) -> dict[str, str | int | None]:
+        """Constructor arguments that make this encoder again; the weights stay where they are."""
+        return dict(self._settings)
 
 
 class CLIPText(nn.Module):
@@ -120,6 +137,8 @@ class CLIPText(nn.Module):
         FileNotFoundError: if there is no model with safetensors weights.
     """
 
+    keeps_weights = False
+
     device_marker: Tensor
 
     def __init__(self, folder: str | Path, max_tokens: int = 77) -> None:
@@ -132,8 +151,10 @@ class CLIPText(nn.Module):
             folder / "tokenizer" if split else folder, local_files_only=True
         )
         self._encoder = _FrozenEncoder(model, tokenizer, max_tokens, "states")
+        self._settings = {"folder": str(folder), "max_tokens": max_tokens}
         self.text_dim: int = model.config.hidden_size
         self.register_buffer("device_marker", torch.empty(0), persistent=False)
+        self._settings = {"folder": str(folder), "max_tokens": max_tokens}
 
     def forward(self, actions: Sequence[str]) -> Float[Tensor, "b n d"]:
         """See `sfv.types.TextEncoder`.
@@ -146,6 +167,10 @@ class CLIPText(nn.Module):
     def fingerprint(self) -> str:
         """See `sfv.types.TextEncoder`."""
         return self._encoder.fingerprint()
+
+    def settings(self) -> dict[str, str | int | None]:
+        """Constructor arguments that make this encoder again; the weights stay where they are."""
+        return dict(self._settings)
 
 
 class _FrozenEncoder:
@@ -193,10 +218,11 @@ class _FrozenEncoder:
         ).to(device)
         with torch.autocast(device.type, enabled=False):
             model = self._model.to(device)
-            if self._padding == "states":
-                return model(tokens["input_ids"]).last_hidden_state[0].float().cpu()
-            states = model(tokens["input_ids"], tokens["attention_mask"]).last_hidden_state[0]
-        return (states * tokens["attention_mask"][0, :, None]).float().cpu()
+            mask = tokens["attention_mask"] if self._padding == "zeros" else None
+            states: Tensor = model(tokens["input_ids"], mask).last_hidden_state[0]
+        if mask is not None:
+            states = states * mask[0, :, None]
+        return states.float().cpu()
 
 
 def _minilm_folder() -> Path:
