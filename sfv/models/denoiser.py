@@ -73,7 +73,9 @@ class VideoUNet(nn.Module):
         )
         preset = _preset_of(unet, source)
         channels, text_dim = unet.config.out_channels, unet.config.cross_attention_dim
-        if mask_channel:
+        if unet.config.in_channels > channels:
+            mask_channel = True
+        elif mask_channel:
             _add_input_channel(unet)
         with torch.device("meta"):
             denoiser = cls(preset, channels, text_dim, mask_channel, dropout)

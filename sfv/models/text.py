@@ -5,7 +5,8 @@ Pooled sentence vectors do not tell "turn left" from "turn right", so all of the
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from sfv.models.weight_files import hash_tensors
 from sfv.rng import stream
@@ -95,18 +97,16 @@ class MiniLMText(nn.Module):
     def __init__(self, folder: str | Path | None = None, max_tokens: int = 16) -> None:
         super().__init__()
         source = _minilm_folder() if folder is None else _with_weights(Path(folder))
-        model = BertModel.from_pretrained(
-            source, add_pooling_layer=False, use_safetensors=True, local_files_only=True
-        )
+        with _quietly():
+            model = BertModel.from_pretrained(
+                source, add_pooling_layer=False, use_safetensors=True, local_files_only=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-        self._settings = {"folder": folder and str(folder), "max_tokens": max_tokens}
         self._encoder = _FrozenEncoder(model, tokenizer, max_tokens, "zeros")
         self.text_dim: int = model.config.hidden_size
         self.register_buffer("device_marker", torch.empty(0), persistent=False)
-        self._settings = {
-            "folder": None if folder is None else str(folder),
-            "max_tokens": max_tokens,
-        }
+        self._folder = None if folder is None else str(folder)
+        self._max_tokens = max_tokens
 
     def forward(self, actions: Sequence[str]) -> Float[Tensor, "b n d"]:
         """See `sfv.types.TextEncoder`.
@@ -122,7 +122,7 @@ class MiniLMText(nn.Module):
 
     def settings(self) -> dict[str, str | int | None]:
         """Constructor arguments that make this encoder again; the weights stay where they are."""
-        return dict(self._settings)
+        return {"folder": self._folder, "max_tokens": self._max_tokens}
 
 
 class CLIPText(nn.Module):
@@ -146,15 +146,17 @@ class CLIPText(nn.Module):
         folder = Path(folder)
         split = (folder / "text_encoder").is_dir()
         source = _with_weights(folder / "text_encoder" if split else folder)
-        model = CLIPTextModel.from_pretrained(source, use_safetensors=True, local_files_only=True)
+        with _quietly():
+            model = CLIPTextModel.from_pretrained(
+                source, use_safetensors=True, local_files_only=True
+            )
         tokenizer = CLIPTokenizer.from_pretrained(
             folder / "tokenizer" if split else folder, local_files_only=True
         )
         self._encoder = _FrozenEncoder(model, tokenizer, max_tokens, "states")
-        self._settings = {"folder": str(folder), "max_tokens": max_tokens}
         self.text_dim: int = model.config.hidden_size
         self.register_buffer("device_marker", torch.empty(0), persistent=False)
-        self._settings = {"folder": str(folder), "max_tokens": max_tokens}
+        self._folder, self._max_tokens = str(folder), max_tokens
 
     def forward(self, actions: Sequence[str]) -> Float[Tensor, "b n d"]:
         """See `sfv.types.TextEncoder`.
@@ -170,7 +172,7 @@ class CLIPText(nn.Module):
 
     def settings(self) -> dict[str, str | int | None]:
         """Constructor arguments that make this encoder again; the weights stay where they are."""
-        return dict(self._settings)
+        return {"folder": self._folder, "max_tokens": self._max_tokens}
 
 
 class _FrozenEncoder:
@@ -223,6 +225,21 @@ class _FrozenEncoder:
         if mask is not None:
             states = states * mask[0, :, None]
         return states.float().cpu()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the loading reports of transformers off the screen."""
+    level = logging.get_verbosity()
+    bar = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _minilm_folder() -> Path:
