@@ -1,0 +1,107 @@
+"""Episode folders: `ID.mp4` beside `ID.json`, written whole or not at all."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from sfv.data.schema import EpisodeMeta, SchemaError, from_json, to_json
+
+VIDEO_CODEC = "libx264rgb"
+_VIDEO_OPTIONS = {"qp": "0", "preset": "ultrafast"}
+
+
+def encode_mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
+    """Encode losslessly: decoding gives back every byte, so the file never caps a PSNR.
+
+    Args:
+        frames: `t height width 3`, RGB.
+        fps: a whole number of frames a second, at least 1.
+    """
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream(VIDEO_CODEC, rate=round(fps), options=_VIDEO_OPTIONS)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "rgb24"
+        stream.thread_count = 1
+        for frame in frames:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return buffer.getvalue()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write under a temporary name, force to disk, rename; a failure leaves no file behind.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; names the file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f"cannot write {path} ({error.strerror}); free space or choose another --out",
+        ) from error
+
+
+def write_episode(folder: Path, meta: EpisodeMeta, mp4: bytes) -> None:
+    """Write the video, then the JSON; so an episode that has its JSON is complete."""
+    text = to_json(meta)
+    write_atomic(folder / f"{meta.id}.mp4", mp4)
+    write_atomic(folder / f"{meta.id}.json", text.encode())
+
+
+def find_episodes(folders: list[Path]) -> Iterator[tuple[EpisodeMeta, Path]]:
+    """Go through folders of episodes in the order of their ids.
+
+    Yields:
+        the metadata and the video's path.
+
+    Raises:
+        SchemaError: no episode, an id twice, a JSON that breaks the schema or names another id, a
+            JSON without its video or a video without its JSON.
+    """
+    files: dict[str, Path] = {}
+    for folder in folders:
+        texts = {p.stem: p for p in folder.glob("*.json") if p.name != "summary.json"}
+        videos = {p.stem: p for p in folder.glob("*.mp4")}
+        lonely = sorted(set(texts) ^ set(videos))
+        if lonely:
+            raise SchemaError(
+                f"{folder}: episode {lonely[0]!r} has only one of .mp4 and .json; collect it again "
+                "(--resume) or remove it"
+            )
+        double = sorted(set(texts) & set(files))
+        if double:
+            raise SchemaError(
+                f"episode {double[0]!r} stands in {folder} and {files[double[0]].parent}"
+            )
+        files |= texts
+    if not files:
+        raise SchemaError(f"no episode (ID.mp4 with ID.json) in {[str(f) for f in folders]}")
+    for key, path in sorted(files.items()):
+        meta = from_json(path.read_bytes(), str(path))
+        if meta.id != key:
+            raise SchemaError(f"{path}: names the id {meta.id!r}; file name and id have to agree")
+        yield meta, path.with_suffix(".mp4")
+
+
+def settings_hash(settings: dict[str, object]) -> str:
+    """Short hash of settings that decide the content of an episode."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""Episodes, WebDataset shards and the Lightning data module."""

@@ -1,0 +1,306 @@
+"""The episode schema: what stands in the JSON beside each video, and what is refused.
+
+Torch-free, so that collectors and converters start fast. The page `docs/schema.md` says the same
+for people who write a converter.
+
+Example:
+    >>> actions = (Action("walk forward", 0, 8), Action("turn left", 8, 16))
+    >>> meta = EpisodeMeta(
+    ...     id="yard-00000", split="train", scene="yard", domain="navigation", source="my camera",
+    ...     licence="CC0-1.0", fps=8.0, num_frames=16, height=64, width=64, actions=actions,
+    ...     poses=None, revisits=(), provenance=Provenance("my_tool", "1", "0f3a"),
+    ...     encoding=Encoding("video", "h264", "uint8"),
+    ... )
+    >>> from_json(to_json(meta)) == meta
+    True
+    >>> reverse_action("turn left")
+    'turn right'
+"""
+
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+SCHEMA = "sfv.episode/1"
+
+Split = Literal["train", "val", "test"]
+Domain = Literal["navigation", "game", "human", "robot", "driving"]
+Kind = Literal["video", "latents"]
+SPLITS: tuple[str, ...] = get_args(Split)
+DOMAINS: tuple[str, ...] = get_args(Domain)
+KINDS: tuple[str, ...] = get_args(Kind)
+DTYPES = {"video": ("uint8",), "latents": ("float16",)}
+ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+
+REVERSE = {
+    "walk forward": "walk backward",
+    "turn left": "turn right",
+    "step left": "step right",
+}
+REVERSE |= {back: out for out, back in REVERSE.items()}
+
+
+class SchemaError(ValueError):
+    """An episode's metadata breaks the schema; the message names the episode and the field."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """One language action and the frames made under it.
+
+    Args:
+        text: what is done, in words; it conditions the model.
+        start: first frame of the action.
+        stop: one past its last frame.
+        raw: what the source recorded (keys, motor values), any JSON value; None when nothing.
+    """
+
+    text: str
+    start: int
+    stop: int
+    raw: Any = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which tool made the episode, and a hash of the settings that decide its content."""
+
+    tool: str
+    version: str
+    settings_hash: str
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the frames are stored.
+
+    Args:
+        kind: `video` (an mp4) or `latents` (a float16 array `c t h w`).
+        codec: the video codec's name, or the fingerprint of the frame codec that made the latents.
+        dtype: what decoding gives: `uint8` for video, `float16` for latents.
+    """
+
+    kind: Kind
+    codec: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class EpisodeMeta:
+    """Everything about one episode but its frames.
+
+    Args:
+        id: unique in the data set; letters, digits, `_` and `-`.
+        split: `train`, `val` or `test`; a scene stands in one split only.
+        scene: the place; there are no test scenes in training.
+        domain: kind of world.
+        source: where the frames come from.
+        licence: SPDX name where there is one.
+        fps: frames per second of the episode's own time.
+        num_frames: frames in the episode, first to last action.
+        height: pixels (of the video, also when latents are stored).
+        width: pixels.
+        actions: consecutive, covering every frame.
+        poses: one (x, y, z, yaw in degrees, counter-clockwise) a frame in the world's units;
+            None where the source has none.
+        revisits: pairs (first frame, later frame) that stand at the same pose.
+        provenance: what made it.
+        encoding: how the frames are stored.
+    """
+
+    id: str
+    split: Split
+    scene: str
+    domain: Domain
+    source: str
+    licence: str
+    fps: float
+    num_frames: int
+    height: int
+    width: int
+    actions: tuple[Action, ...]
+    poses: tuple[tuple[float, float, float, float], ...] | None
+    revisits: tuple[tuple[int, int], ...]
+    provenance: Provenance
+    encoding: Encoding
+
+
+def reverse_action(text: str) -> str:
+    """Give the action that undoes `text`.
+
+    Raises:
+        SchemaError: no reverse is known for this text.
+    """
+    if text not in REVERSE:
+        raise SchemaError(f"action {text!r} has no known reverse; known: {sorted(REVERSE)}")
+    return REVERSE[text]
+
+
+def to_json(meta: EpisodeMeta) -> str:
+    """Validate and write as one JSON object, keys sorted."""
+    validate(meta)
+    fields = {"schema": SCHEMA, **dataclasses.asdict(meta)}
+    return json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str | bytes, where: str = "episode") -> EpisodeMeta:
+    """Read and validate one episode's JSON.
+
+    Args:
+        text: the JSON object.
+        where: named in errors: a file or a shard's key.
+
+    Raises:
+        SchemaError: not JSON, another schema version, a missing, unknown or wrong field.
+    """
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise SchemaError(f"{where}: not JSON ({error}); write it with to_json") from error
+    if not isinstance(given, dict):
+        raise SchemaError(f"{where}: got {type(given).__name__}, a JSON object is needed")
+    version = given.pop("schema", None)
+    if version != SCHEMA:
+        raise SchemaError(
+            f"{where}: schema {version!r} is not known; this version reads {SCHEMA!r}: "
+            "convert the episode or use the version of sfv that wrote it"
+        )
+    fields = _fields(EpisodeMeta, given, where)
+    fields["actions"] = tuple(
+        Action(**_fields(Action, item, f"{where}: actions[{i}]"))
+        for i, item in enumerate(_list(fields["actions"], f"{where}: actions"))
+    )
+    if fields["poses"] is not None:
+        fields["poses"] = _tuples(fields["poses"], f"{where}: poses")
+    fields["revisits"] = _tuples(fields["revisits"], f"{where}: revisits")
+    for name, part in (("provenance", Provenance), ("encoding", Encoding)):
+        fields[name] = part(**_fields(part, fields[name], f"{where}: {name}"))
+    meta = EpisodeMeta(**fields)
+    validate(meta, where)
+    return meta
+
+
+def validate(meta: EpisodeMeta, where: str | None = None) -> None:
+    """Check every rule of the schema.
+
+    Args:
+        meta: the episode.
+        where: named in errors; the episode's id when None.
+
+    Raises:
+        SchemaError: names the episode, the field, what was given and what is allowed.
+    """
+    where = where or f"episode {meta.id!r}"
+    for name in ("id", "scene", "source", "licence"):
+        _require(_is_text(getattr(meta, name)), where, name, getattr(meta, name), "a text")
+    _require(
+        re.fullmatch(ID_PATTERN, meta.id) is not None,
+        where, "id", meta.id, "letters, digits, '_' and '-' (it becomes a file name)",
+    )  # fmt: skip
+    _require(meta.split in SPLITS, where, "split", meta.split, f"one of {SPLITS}")
+    _require(meta.domain in DOMAINS, where, "domain", meta.domain, f"one of {DOMAINS}")
+    _require(_is_number(meta.fps) and meta.fps > 0, where, "fps", meta.fps, "a number > 0")
+    for name in ("num_frames", "height", "width"):
+        size = getattr(meta, name)
+        _require(_is_int(size) and size > 0, where, name, size, "a whole number > 0")
+    _check_actions(meta, where)
+    _check_poses(meta, where)
+    _check_revisits(meta, where)
+    for name in ("tool", "version", "settings_hash"):
+        text = getattr(meta.provenance, name)
+        _require(_is_text(text), where, f"provenance.{name}", text, "a text")
+    kind, codec, dtype = meta.encoding.kind, meta.encoding.codec, meta.encoding.dtype
+    _require(kind in KINDS, where, "encoding.kind", kind, f"one of {KINDS}")
+    _require(_is_text(codec), where, "encoding.codec", codec, "a text")
+    _require(dtype in DTYPES[kind], where, "encoding.dtype", dtype, f"one of {DTYPES[kind]}")
+
+
+def _check_actions(meta: EpisodeMeta, where: str) -> None:
+    _require(len(meta.actions) > 0, where, "actions", [], "at least one action")
+    expected = 0
+    for index, action in enumerate(meta.actions):
+        name = f"actions[{index}]"
+        _require(_is_text(action.text), where, f"{name}.text", action.text, "a text")
+        span = [action.start, action.stop]
+        _require(all(map(_is_int, span)), where, name, span, "whole frame numbers start, stop")
+        if action.start != expected:
+            fault = "overlaps the action before it" if action.start < expected else "leaves a gap"
+            raise SchemaError(
+                f"{where}: {name} {action.text!r} starts at frame {action.start} and {fault}; "
+                f"actions cover every frame once, so it has to start at {expected}"
+            )
+        _require(action.stop > action.start, where, name, span, "start < stop")
+        expected = action.stop
+    _require(
+        expected == meta.num_frames,
+        where, "actions", f"an end at frame {expected}", f"an end at num_frames {meta.num_frames}",
+    )  # fmt: skip
+
+
+def _check_poses(meta: EpisodeMeta, where: str) -> None:
+    if meta.poses is None:
+        return
+    _require(
+        len(meta.poses) == meta.num_frames,
+        where, "poses", f"{len(meta.poses)} poses", f"one a frame ({meta.num_frames}), or null",
+    )  # fmt: skip
+    for frame, pose in enumerate(meta.poses):
+        _require(
+            len(pose) == 4 and all(map(_is_number, pose)),
+            where, f"poses[{frame}]", pose, "four finite numbers x, y, z, yaw",
+        )  # fmt: skip
+
+
+def _check_revisits(meta: EpisodeMeta, where: str) -> None:
+    for index, pair in enumerate(meta.revisits):
+        good = len(pair) == 2 and all(map(_is_int, pair)) and 0 <= pair[0] < pair[1]
+        _require(
+            good and pair[1] < meta.num_frames,
+            where, f"revisits[{index}]", list(pair),
+            f"[first frame, later frame], first < later < num_frames {meta.num_frames}",
+        )  # fmt: skip
+
+
+def _require(holds: bool, where: str, field: str, given: object, allowed: str) -> None:
+    if not holds:
+        raise SchemaError(f"{where}: field {field!r}: got {given!r}, allowed is {allowed}")
+
+
+def _fields(kind: type, given: object, where: str) -> dict[str, Any]:
+    """Check a JSON object's keys against a dataclass; fields with a default may be left out."""
+    if not isinstance(given, dict):
+        raise SchemaError(f"{where}: got {given!r}, an object is needed")
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise SchemaError(f"{where}: unknown field {unknown[0]!r}; known: {sorted(known)}")
+    needed = [name for name, f in known.items() if f.default is dataclasses.MISSING]
+    missing = [name for name in needed if name not in given]
+    if missing:
+        raise SchemaError(f"{where}: field {missing[0]!r} is missing; needed: {needed}")
+    return dict(given)
+
+
+def _list(given: object, where: str) -> list[Any]:
+    if not isinstance(given, list):
+        raise SchemaError(f"{where}: got {given!r}, a list is needed")
+    return given
+
+
+def _tuples(given: object, where: str) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(_list(item, f"{where}[{i}]")) for i, item in enumerate(_list(given, where)))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
