@@ -1,7 +1,6 @@
 """Frame codecs: each video frame becomes one latent frame and back."""
 
 from pathlib import Path
-from typing import Self
 
 import torch
 from diffusers import AutoencoderKL
@@ -57,7 +56,7 @@ class PCAPatchCodec(nn.Module):
             self._read(Path(file))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "PCAPatchCodec":
         """Read a codec of any size that `save` wrote."""
         _, metadata = read_tensors(path)
         _check_format(path, metadata)
@@ -79,7 +78,7 @@ class PCAPatchCodec(nn.Module):
         return {"latent_channels": self.latent_channels, "patch": self.spatial_factor}
 
     @torch.no_grad()
-    def fit(self, frames: Float[Tensor, "n 3 height width"]) -> Self:
+    def fit(self, frames: Float[Tensor, "n 3 height width"]) -> "PCAPatchCodec":
         """Fit to frames in [0, 1], a few thousand are plenty; replaces an earlier fit."""
         mean, covariance = _patch_moments(frames, self.spatial_factor)
         variance, vectors = torch.linalg.eigh(covariance)

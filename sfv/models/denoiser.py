@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers import UNet3DConditionModel
@@ -54,7 +54,7 @@ class VideoUNet(nn.Module):
     @classmethod
     def from_diffusers(
         cls, folder: str | Path, mask_channel: bool = False, dropout: float = 0.0
-    ) -> Self:
+    ) -> "VideoUNet":
         """Load pretrained weights from disk; nothing is downloaded.
 
         Args:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -74,7 +74,7 @@ class TemporalLoRA:
             parameter.requires_grad_(True)
         self.reset(stream(0, "temporal-lora-init"))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TemporalLoRA":
         return self
 
     def __exit__(self, *error: object) -> None:
