@@ -63,8 +63,16 @@ METRICS = {
             "Likeness of a place at its first and at its later visit, 100 × cosine of features.",
         ),
         Metric(
-            "motion", "Motion", "neither", "", 3,
-            "How much neighbouring frames differ; context for scene cuts and scene return.",
+            "motion", "Motion", "neither", "of 255", 2,
+            "Mean change between neighbouring frames; context for scene cuts and scene return.",
+        ),
+        Metric(
+            "kvd", "KVD", "lower", "", 3,
+            "Kernel distance between I3D features: like FVD, but unbiased at small counts.",
+        ),
+        Metric(
+            "border_jump", "Border jump", "neither", "", 2,
+            "Change across chunk borders over change inside chunks; 1 is seamless.",
         ),
     )
 }  # fmt: skip

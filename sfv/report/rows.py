@@ -35,14 +35,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired difference `row` minus `against` with its interval."""
+    """Paired difference `row` minus `against`; `low` and `high` are None without an interval."""
 
     metric: str
     row: str
     against: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def best_rows(report: Report) -> set[tuple[str, str]]:
     wins = set()
     for gap in report.differences:
         better = METRICS[gap.metric].better if gap.metric in METRICS else "neither"
-        if better == "neither" or gap.low <= 0 <= gap.high:
+        if better == "neither" or gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
             continue
         higher, lower = (gap.row, gap.against) if gap.low > 0 else (gap.against, gap.row)
         winner, loser = (higher, lower) if better == "higher" else (lower, higher)
@@ -148,14 +148,12 @@ def _difference(raw: Any, where: str, rows: Mapping[str, Any]) -> Difference:
     for name in (row, against):
         if name not in rows:
             raise ValueError(f"{where} names the row {name!r}; the report has {sorted(rows)}.")
-    numbers = [
+    value, low, high = (
         _number(_field(raw, key, where), f"{where}.{key}") for key in ("value", "low", "high")
-    ]
-    if any(number is None for number in numbers):
-        raise ValueError(
-            f"{where}: value, low and high must be numbers; leave the entry out if not."
-        )
-    return Difference(metric, row, against, *(float(number or 0.0) for number in numbers))
+    )
+    if value is None:
+        raise ValueError(f"{where}.value is null: leave out what was not compared.")
+    return Difference(metric, row, against, value, low, high)
 
 
 def _curves(raw: Any) -> dict[str, dict[str, list[float]]]:

@@ -16,9 +16,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from sfv.report.draw import BACKGROUND, MARGIN, font_size, label_strip
-from sfv.report.files import write_atomic
-
-__all__ = ["encode_gif", "encode_mp4", "side_by_side", "to_frames", "write_atomic"]
 
 GIF_TICK = Fraction(1, 100)  # GIF counts time in hundredths of a second
 KEYFRAME_EVERY = 16  # close keyframes make scrubbing quick

@@ -1,0 +1,200 @@
+"""The report as one HTML file that needs nothing else: no server, no network, no other file."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sfv.files import write_bytes
+from sfv.report import chart
+from sfv.report.catalogue import Metric, format_number
+from sfv.report.rows import (
+    Difference,
+    Report,
+    best_rows,
+    flatten,
+    format_interval,
+    parse_report,
+)
+from sfv.report.video import encode_mp4
+
+SHOWN_HEIGHT = 256  # small frames are enlarged towards this height, by whole factors
+FACTS = {"command": "Command", "seed": "Seed", "git_commit": "Commit", "date": "Date"}
+
+
+@dataclass(frozen=True)
+class VideoPanel:
+    """Videos of one episode, played together.
+
+    Attributes:
+        title: what is seen, e.g. the walk's name.
+        frames: one video a label, in the order in which they are shown; lengths may differ.
+        fps: frames per second of all of them.
+        marks: (frame_idx, label) of moments worth finding, e.g. where the return begins.
+    """
+
+    title: str
+    frames: Mapping[str, UInt8[np.ndarray, "_ height width 3"]]
+    fps: float
+    marks: Sequence[tuple[int, str]] = field(default_factory=list)
+
+
+def write_report(
+    path: Path | str,
+    report: Mapping[str, Any],
+    videos: Sequence[VideoPanel] = (),
+    title: str = "Report",
+    notes: Sequence[str] = (),
+) -> None:
+    """Write the HTML report.
+
+    Args:
+        path: the file; its folder is made if need be.
+        report: the contents of a `report.json`.
+        videos: one panel an episode.
+        title: heading of the page.
+        notes: paragraphs below the heading: what the reader should know.
+
+    Raises:
+        ValueError: a field of the report is missing, or a panel has no video or a mark outside it.
+        OSError: the file could not be written; nothing is left behind.
+    """
+    write_bytes(Path(path), render(report, videos, title, notes).encode())
+
+
+def render(
+    report: Mapping[str, Any],
+    videos: Sequence[VideoPanel] = (),
+    title: str = "Report",
+    notes: Sequence[str] = (),
+) -> str:
+    """Return the page that `write_report` writes."""
+    parsed = parse_report(report)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    charts = [chart.line_chart(name, series) for name, series in parsed.curves.items()]
+    return environment.get_template("report.html").render(
+        title=title,
+        notes=[notes] if isinstance(notes, str) else notes,
+        facts={
+            label: parsed.settings[name]
+            for name, label in FACTS.items()
+            if parsed.settings.get(name) is not None
+        },
+        settings={k: v for k, v in flatten(parsed.settings).items() if k not in FACTS},
+        metrics=_columns(parsed),
+        rows=_rows(parsed),
+        differences=_differences(parsed),
+        panels=[_panel(panel) for panel in videos],
+        charts=[drawing for drawing in charts if drawing is not None],
+        chart=chart,
+        passports=_passports(parsed),
+    )
+
+
+def _columns(report: Report) -> list[Metric]:
+    """Return the table's columns; the floor stands in the cells of FVD."""
+    names = {metric.name for metric in report.metrics}
+    return [m for m in report.metrics if not (m.name == "fvd_floor" and "fvd" in names)]
+
+
+def _rows(report: Report) -> list[dict[str, Any]]:
+    best = best_rows(report)
+    rows = []
+    for row in report.rows:
+        cells = []
+        for metric in _columns(report):
+            cell = row.cells.get(metric.name)
+            floor = row.cells.get("fvd_floor") if metric.name == "fvd" else None
+            cells.append(
+                {
+                    "label": metric.label,
+                    "value": format_number(cell.value if cell else None, metric.digits),
+                    "interval": format_interval(cell, metric.digits) if cell else "",
+                    "floor": format_number(floor.value, metric.digits) if floor else "",
+                    "best": (row.name, metric.name) in best,
+                }
+            )
+        rows.append({"name": row.name, "num": row.num, "cells": cells})
+    return rows
+
+
+def _differences(report: Report) -> list[dict[str, Any]]:
+    """Return one line of cells for each pair of rows that were compared video by video."""
+    pairs = dict.fromkeys((gap.row, gap.against) for gap in report.differences)
+    lines = []
+    for row, against in pairs:
+        gaps = {g.metric: g for g in report.differences if (g.row, g.against) == (row, against)}
+        cells = [_gap_cell(gaps.get(m.name), m.digits) for m in _columns(report)]
+        lines.append({"name": f"{row} − {against}", "cells": cells})
+    return lines
+
+
+def _gap_cell(gap: Difference | None, digits: int) -> dict[str, str]:
+    """Print a difference with signs; a metric that was not compared gets an empty cell."""
+    if gap is None:
+        return {"value": "", "interval": ""}
+    value = f"{gap.value:+.{digits}f}"
+    known = gap.low is not None and gap.high is not None
+    interval = f"[{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]" if known else ""
+    return {"value": value.replace("-", "−"), "interval": interval.replace("-", "−")}
+
+
+def _panel(panel: VideoPanel) -> dict[str, Any]:
+    """Encode one panel's videos and place its marks on the slider."""
+    where = f"video panel {panel.title!r}"
+    if not panel.frames:
+        raise ValueError(f"{where} has no videos: give at least one labelled array of frames.")
+    num_frames = max(len(frames) for frames in panel.frames.values())
+    for frame_idx, label in panel.marks:
+        if not 0 <= frame_idx < num_frames:
+            raise ValueError(
+                f"{where}: mark {label!r} is at frame {frame_idx}; allowed are 0..{num_frames - 1}."
+            )
+    return {
+        "title": panel.title,
+        "fps": panel.fps,
+        "num_frames": num_frames,
+        "marks": [
+            {"frame_idx": i, "label": label, "share": i / max(num_frames - 1, 1)}
+            for i, label in sorted(panel.marks)
+        ],
+        "videos": [
+            {"label": label, "num_frames": len(frames), "data": _base64_mp4(frames, panel.fps)}
+            for label, frames in panel.frames.items()
+        ],
+    }
+
+
+def _base64_mp4(frames: np.ndarray, fps: float) -> str:
+    upscale = max(1, SHOWN_HEIGHT // frames.shape[1])
+    return base64.b64encode(encode_mp4(frames, fps, upscale=upscale)).decode()
+
+
+def _passports(report: Report) -> list[dict[str, Any]]:
+    """Return how each metric was measured; rows that were measured alike share one entry."""
+    entries = []
+    for metric in report.metrics:
+        groups: dict[str, dict[str, Any]] = {}
+        for row in report.rows:
+            cell = row.cells.get(metric.name)
+            if cell is None or not cell.passport:
+                continue
+            known = isinstance(cell.passport, Mapping)
+            items = flatten(cell.passport) if known else {"protocol": str(cell.passport)}
+            items = {key: value for key, value in items.items() if value not in ("", "None")}
+            group = groups.setdefault(repr(items), {"items": items, "rows": []})
+            group["rows"].append(row.name)
+        if groups:
+            entries.append({"label": metric.label, "groups": list(groups.values())})
+    return entries
