@@ -1,0 +1,200 @@
+"""Passports: what a number was measured with, so that only comparable numbers are compared.
+
+A metric value without its network, resizing, clip length and count says little (FVD changes by a
+factor with the count). Every value carries a `Passport`, an interval, and the values of the
+episodes it averages, from which paired differences are made.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+import sfv
+from sfv.rng import seed_of
+
+Protocol = Literal["next_chunk", "long", "return"]
+NUM_RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Passport:
+    """How a value was measured.
+
+    Attributes:
+        metric: its name in the report.
+        protocol: what was generated: the next chunk from true context, a long video, or the
+            frames of a long video that come back to known places.
+        count: what the value averages or compares: episodes, or clips for FVD.
+        unit: what `count` counts.
+        reference_sha256: short hash of the true videos compared with; "" where none are.
+        network: the network whose features are compared; "" where none is.
+        network_sha256: hash of its weight file.
+        resize: what is done to frames before the network.
+        frames: frames in a clip; None where frames are scored one by one.
+        stride: frames between the starts of two clips.
+        covariance_divisor: "N-1" for Fréchet distances.
+        settings: other choices, such as a detector's thresholds.
+        seed: seed of the interval and of random splits.
+        interval: how `low` and `high` were made.
+        count_matters: the value is biased by `count`, so equal counts are needed to compare.
+        code_version: version of this package.
+    """
+
+    metric: str
+    protocol: Protocol
+    count: int
+    unit: str = "episodes"
+    reference_sha256: str = ""
+    network: str = ""
+    network_sha256: str = ""
+    resize: str = "none"
+    frames: int | None = None
+    stride: int | None = None
+    covariance_divisor: str | None = None
+    settings: str = ""
+    seed: int = 0
+    interval: str = "percentile bootstrap over episodes, 95 %"
+    count_matters: bool = False
+    code_version: str = sfv.__version__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """A value with its interval; None bounds say that no interval could be made.
+
+    `episodes` holds the value of each episode where the metric is their mean, NaN where undefined.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    passport: Passport
+    episodes: tuple[float, ...] = field(default=(), repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report's schema; NaN becomes None."""
+        return {
+            "value": _finite(self.value),
+            "low": _finite(self.low),
+            "high": _finite(self.high),
+            "passport": self.passport.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the report: a method, the number of its episodes, its metrics."""
+
+    n: int
+    metrics: Mapping[str, MetricValue]
+
+
+def _finite(x: float | None) -> float | None:
+    return x if x is not None and math.isfinite(x) else None
+
+
+def bootstrap_interval(
+    values: Sequence[float], seed: int, level: float = LEVEL, num: int = NUM_RESAMPLES
+) -> tuple[float, float] | tuple[None, None]:
+    """Percentile interval of the mean over resampled episodes; None for fewer than two.
+
+    Args:
+        values: one number an episode; NaN (undefined) is left out.
+        seed: seed of the resampling; equal counts give equal resamples.
+        level: coverage, between 0 and 1.
+        num: resamples.
+
+    Raises:
+        ValueError: the level is not between 0 and 1, or `num` is not positive.
+    """
+    if not 0 < level < 1 or num < 1:
+        raise ValueError(f"level={level}, num={num}; give 0 < level < 1 and num >= 1")
+    known = np.asarray([v for v in values if not math.isnan(v)], dtype=np.float64)
+    if len(known) < 2:
+        return None, None
+    rng = np.random.default_rng(seed_of(seed, "bootstrap", len(known)))
+    means = known[rng.integers(0, len(known), (num, len(known)))].mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mean_value(episodes: Sequence[float], passport: Passport) -> MetricValue:
+    """The mean over the episodes where the metric is defined, with its interval.
+
+    The passport's count becomes the number of those episodes.
+    """
+    known = [v for v in episodes if not math.isnan(v)]
+    low, high = bootstrap_interval(known, passport.seed)
+    value = sum(known) / len(known) if known else float("nan")
+    counted = Passport(**{**passport.to_dict(), "count": len(known)})
+    return MetricValue(value, low, high, counted, tuple(episodes))
+
+
+_MAY_DIFFER = {"seed", "count", "interval"}
+
+
+def comparable(a: MetricValue, b: MetricValue) -> None:
+    """Check that two values were measured alike.
+
+    Raises:
+        ValueError: names the fields that differ. Counts must agree only where they bias the value.
+    """
+    first, second = a.passport.to_dict(), b.passport.to_dict()
+    free = _MAY_DIFFER - ({"count"} if a.passport.count_matters else set())
+    different = [k for k in first if k not in free and first[k] != second[k]]
+    if different:
+        listed = "; ".join(f"{k}: {first[k]!r} and {second[k]!r}" for k in different)
+        raise ValueError(
+            f"{a.passport.metric} and {b.passport.metric} are not comparable, they differ in "
+            f"{listed}: measure both in the same way"
+        )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of `b - a` over the episodes of both, with its interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+def paired_difference(
+    a: MetricValue, b: MetricValue, seed: int = 0, level: float = LEVEL, num: int = NUM_RESAMPLES
+) -> Difference:
+    """Mean difference `b - a`, episode by episode: far narrower than two separate intervals.
+
+    Raises:
+        ValueError: the values are not comparable, or have no or different episodes.
+    """
+    comparable(a, b)
+    if not a.episodes or len(a.episodes) != len(b.episodes):
+        raise ValueError(
+            f"{a.passport.metric} has {len(a.episodes)} and {len(b.episodes)} episode values; a "
+            "paired difference needs the same episodes on both sides"
+        )
+    pairs = zip(a.episodes, b.episodes, strict=True)
+    differences = [y - x for x, y in pairs if not math.isnan(y - x)]
+    low, high = bootstrap_interval(differences, seed, level, num)
+    value = sum(differences) / len(differences) if differences else float("nan")
+    return Difference(value, low, high, len(differences))
+
+
+def report_json(rows: Mapping[str, Row], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `report.json`; values that are not finite become None (JSON has no NaN)."""
+    return {
+        "rows": {
+            name: {"n": row.n, "metrics": {k: v.to_dict() for k, v in row.metrics.items()}}
+            for name, row in rows.items()
+        },
+        "settings": dict(settings),
+    }

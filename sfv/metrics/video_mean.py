@@ -1,0 +1,29 @@
+"""The one state that most metrics need: a mean over videos that adds up over processes."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class VideoMean(Metric):
+    """Mean over videos of one number each; subclasses call `_add` in `update`."""
+
+    is_differentiable = False
+    full_state_update = False
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        zero = torch.zeros((), dtype=torch.float64)
+        self.add_state("total", zero, dist_reduce_fx="sum")
+        self.add_state("count", zero.clone(), dist_reduce_fx="sum")
+
+    def _add(self, value: float | Tensor) -> None:
+        self.total += value
+        self.count += 1
+
+    def compute(self) -> Tensor:
+        """Mean over all videos of all processes, float64; NaN before the first update."""
+        return self.total / self.count
