@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from sfv.data.files import write_atomic
 from sfv.data.schema import EpisodeMeta, SchemaError, from_json, to_json
 
 VIDEO_CODEC = "libx264rgb"
@@ -36,27 +36,6 @@ def encode_mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
         for packet in stream.encode():
             container.mux(packet)
     return buffer.getvalue()
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write under a temporary name, force to disk, rename; a failure leaves no file behind.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; names the file.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"cannot write {path} ({error.strerror}); free space or choose another --out",
-        ) from error
 
 
 def write_episode(folder: Path, meta: EpisodeMeta, mp4: bytes) -> None:

@@ -39,7 +39,8 @@ from data_tools.collect.doom_walks import (
     revisits,
     there_and_back,
 )
-from data_tools.files import VIDEO_CODEC, encode_mp4, settings_hash, write_atomic, write_episode
+from data_tools.files import VIDEO_CODEC, encode_mp4, settings_hash, write_episode
+from sfv.data.files import write_atomic
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split, from_json
 from sfv.rng import seed_of
 

@@ -1,5 +1,6 @@
 """ViZDoom as a camera: load a level, stand at a pose, take a picture. No display is needed."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,8 +153,10 @@ def open_engine(survey: bool = False) -> Iterator[Engine]:
     game.add_game_args(f"-nomonsters +sv_cheats 1 +r_visibility {_VISIBILITY}")
     game.set_doom_skill(1)
     game.set_episode_timeout(0)
-    game.init()
-    try:
-        yield Engine(game, variables)
-    finally:
-        game.close()
+    with tempfile.TemporaryDirectory() as folder:
+        game.set_doom_config_path(str(Path(folder) / "vizdoom.ini"))
+        game.init()
+        try:
+            yield Engine(game, variables)
+        finally:
+            game.close()
