@@ -47,6 +47,9 @@ from sfv.rng import seed_of
 VERSION = "1"
 FPS = 8.0
 GAMMA = 1.5
+_FINE = 8
+"""Steps of a brightness level that are told apart before brightening."""
+
 MIN_RETURN_PSNR = 30.0
 MIN_BRIGHTNESS = 24.0
 MAX_ATTEMPTS = 30
@@ -109,18 +112,19 @@ class Settings:
         return settings_hash(asdict(self))
 
     def episode_id(self, index: int) -> str:
-        name = self.maps[index % len(self.maps)].lower()
-        return f"doom-{self.split}-{self.walk}-{index:05d}-{name}"
+        return f"doom-{self.split}-{self.walk}-{index:05d}-{self.map_of(index).lower()}"
+
+    def map_of(self, index: int) -> str:
+        return self.maps[index % len(self.maps)]
 
 
 @dataclass(frozen=True)
 class Job:
-    """All episodes of one level: the level is read once."""
+    """Some levels and their episodes: done with one start of the engine, each level read once."""
 
     settings: Settings
     folder: str
-    map_name: str
-    indices: tuple[int, ...]
+    levels: tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -163,14 +167,10 @@ def collect(
     folder.mkdir(parents=True, exist_ok=True)
     before = _finished(settings, folder, episodes, resume)
     left = [index for index in range(episodes) if settings.episode_id(index) not in before]
-    jobs = [
-        Job(settings, str(folder), name, tuple(i for i in left if settings.maps[i % n] == name))
-        for n in [len(settings.maps)]
-        for name in settings.maps
-    ]
+    jobs = _jobs(settings, folder, left, 1 if workers <= 1 else 4 * workers)
     outcomes = dict(before)
     with tqdm(total=episodes, initial=len(before), desc=f"walks ({settings.split})") as bar:
-        for outcome in _run([job for job in jobs if job.indices], workers):
+        for outcome in _run(jobs, workers):
             outcomes[outcome.id] = outcome
             bar.update()
     summary = _summary(settings, [outcomes[key] for key in sorted(outcomes)], len(before))
@@ -207,10 +207,20 @@ def _finished(settings: Settings, folder: Path, episodes: int, resume: bool) -> 
     return finished
 
 
+def _jobs(settings: Settings, folder: Path, indices: list[int], count: int) -> list[Job]:
+    """Deal the levels out to `count` jobs."""
+    levels: dict[str, list[int]] = {}
+    for index in indices:
+        levels.setdefault(settings.map_of(index), []).append(index)
+    dealt = sorted((name, tuple(wanted)) for name, wanted in levels.items())
+    shares = [tuple(dealt[start::count]) for start in range(min(count, len(dealt)))]
+    return [Job(settings, str(folder), share) for share in shares]
+
+
 def _run(jobs: list[Job], workers: int) -> Iterator[Outcome]:
     if workers <= 1 or len(jobs) <= 1:
         for job in jobs:
-            yield from collect_level(job)
+            yield from collect_levels(job)
         return
     with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
         for outcomes in pool.imap_unordered(_collect_list, jobs):
@@ -218,18 +228,18 @@ def _run(jobs: list[Job], workers: int) -> Iterator[Outcome]:
 
 
 def _collect_list(job: Job) -> list[Outcome]:
-    return list(collect_level(job))
+    return list(collect_levels(job))
 
 
-def collect_level(job: Job) -> Iterator[Outcome]:
-    """Film and write the episodes of one level."""
-    with open_engine(survey=True) as surveyor:
-        surveyor.load(job.map_name, seed=0)
-        level = surveyor.level()
-    places = standing_places(level)
-    with open_engine() as engine:
-        for index in job.indices:
-            yield _collect_one(job, index, engine, level, places)
+def collect_levels(job: Job) -> Iterator[Outcome]:
+    """Film and write the episodes of some levels."""
+    with open_engine(survey=True) as surveyor, open_engine() as engine:
+        for name, indices in job.levels:
+            surveyor.load(name, seed=0)
+            level = surveyor.level()
+            places = standing_places(level)
+            for index in indices:
+                yield _collect_one(job, index, engine, level, places)
 
 
 def _collect_one(job: Job, index: int, engine: Engine, level: Level, places: Array) -> Outcome:
@@ -240,7 +250,7 @@ def _collect_one(job: Job, index: int, engine: Engine, level: Level, places: Arr
         rng = np.random.default_rng(seed_of(settings.seed, "doom-walk", *keys))
         try:
             walk = _plan(settings, level, places, rng)
-            engine.load(job.map_name, seed_of(settings.seed, "doom-engine", *keys))
+            engine.load(settings.map_of(index), seed_of(settings.seed, "doom-engine", *keys))
             pictures, poses = engine.film(walk.poses)
         except NoWay:
             skipped.append("no way")
@@ -256,7 +266,7 @@ def _collect_one(job: Job, index: int, engine: Engine, level: Level, places: Arr
         elif settings.walk == "return" and psnr and psnr[0] < MIN_RETURN_PSNR:
             skipped.append("revisit looks different (flicker, animation)")
         else:
-            meta = _meta(settings, job.map_name, episode, walk, poses, pairs)
+            meta = _meta(settings, settings.map_of(index), episode, walk, poses, pairs)
             write_episode(Path(job.folder), meta, encode_mp4(frames, FPS))
             return Outcome(episode, True, tuple(skipped), psnr)
     return Outcome(episode, False, tuple(skipped))
@@ -301,15 +311,15 @@ def _meta(
 
 
 def shrink(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Crop the middle square, brighten by GAMMA and average down to `size` pixels."""
+    """Crop the middle square, average down to `size` pixels and brighten by GAMMA."""
     side = pictures.shape[1]
     left = (pictures.shape[2] - side) // 2
-    bright = (255 * (np.arange(256) / 255) ** (1 / GAMMA)).astype(np.float32)
     weights = _area_weights(side, size)
-    square = bright[pictures[:, :, left : left + side]]
-    rows = np.einsum("ah,thwc->tawc", weights, square, optimize=True)
-    small = np.einsum("bw,tawc->tabc", weights, rows, optimize=True)
-    return np.asarray(np.round(small), dtype=np.uint8)
+    planes = np.moveaxis(pictures[:, :, left : left + side], 3, 1).astype(np.float32)
+    small = np.moveaxis(weights @ planes @ weights.T, 1, 3)
+    levels = np.arange(_FINE * 255 + 1) / (_FINE * 255)
+    brighter = np.round(255 * levels ** (1 / GAMMA)).astype(np.uint8)
+    return np.asarray(brighter[np.rint(small * _FINE).astype(np.int64)])
 
 
 def _area_weights(side: int, size: int) -> NDArray[np.float32]:

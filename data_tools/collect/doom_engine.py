@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -155,7 +155,8 @@ def open_engine(survey: bool = False) -> Iterator[Engine]:
     game.set_episode_timeout(0)
     with tempfile.TemporaryDirectory() as folder:
         game.set_doom_config_path(str(Path(folder) / "vizdoom.ini"))
-        game.init()
+        with chdir(folder):  # where the engine leaves its files
+            game.init()
         try:
             yield Engine(game, variables)
         finally:
