@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-Scale = Callable[[float], float]
+XScale = Callable[[int], float]
+YScale = Callable[[float], float]
 WIDTH, HEIGHT = 440, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34  # room for ticks and the axis' name
 
@@ -49,7 +50,7 @@ def line_chart(name: str, series: Mapping[str, Sequence[float]]) -> Chart | None
     steps = _round_steps(min(finite), max(finite))
     bottom, top = steps[0], steps[-1]
 
-    def x_of(chunk_idx: float) -> float:
+    def x_of(chunk_idx: int) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * chunk_idx / max(longest - 1, 1), 1)
 
     def y_of(value: float) -> float:
@@ -66,7 +67,7 @@ def line_chart(name: str, series: Mapping[str, Sequence[float]]) -> Chart | None
     )
 
 
-def _line(name: str, numbers: Sequence[float], x_of: Scale, y_of: Scale) -> Line:
+def _line(name: str, numbers: Sequence[float], x_of: XScale, y_of: YScale) -> Line:
     pieces: list[list[str]] = [[]]
     dots = []
     for chunk_idx, value in enumerate(numbers):

@@ -14,7 +14,7 @@ MARGIN = 6  # pixels left free in a strip, both sides together
 ELLIPSIS = "…"
 
 
-def font_of(size: float) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
     """Return the built-in font; `size` in pixels."""
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"

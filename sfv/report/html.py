@@ -40,7 +40,7 @@ class VideoPanel:
 
     title: str
     frames: Mapping[str, UInt8[np.ndarray, "_ height width 3"]]
-    fps: float
+    fps: float | int
     marks: Sequence[tuple[int, str]] = field(default_factory=list)
 
 
@@ -176,7 +176,7 @@ def _panel(panel: VideoPanel) -> dict[str, Any]:
     }
 
 
-def _base64_mp4(frames: np.ndarray, fps: float) -> str:
+def _base64_mp4(frames: np.ndarray, fps: float | int) -> str:
     upscale = max(1, SHOWN_HEIGHT // frames.shape[1])
     return base64.b64encode(encode_mp4(frames, fps, upscale=upscale)).decode()
 

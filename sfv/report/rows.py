@@ -176,8 +176,10 @@ def _curves(raw: Any) -> dict[str, dict[str, list[float]]]:
 
 
 def _number(value: Any, where: str) -> float | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
     raise ValueError(f"{where} is {value!r}: it must be a number, or null where none was measured.")
 
 

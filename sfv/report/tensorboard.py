@@ -36,7 +36,7 @@ def add_video(
     tag: str,
     frames: UInt8[np.ndarray, "t height width 3"],
     step: int,
-    fps: float,
+    fps: float | int,
 ) -> None:
     """Write one video that plays in TensorBoard's image dashboard.
 
@@ -62,7 +62,9 @@ def add_video(
     file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
-def log_hparams(logger: Logger, params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+def log_hparams(
+    logger: Logger, params: Mapping[str, Any], metrics: Mapping[str, float | int]
+) -> None:
     """Fill TensorBoard's HParams dashboard.
 
     Nested settings get dotted names, as the command line's flags have.
@@ -73,7 +75,7 @@ def log_hparams(logger: Logger, params: Mapping[str, Any], metrics: Mapping[str,
 def log_row(
     logger: Logger,
     row_name: str,
-    metrics: Mapping[str, float | Mapping[str, Any] | None],
+    metrics: Mapping[str, float | int | Mapping[str, Any] | None],
     step: int = 0,
 ) -> None:
     """Write one row of a report as scalars `report/METRIC/ROW`.

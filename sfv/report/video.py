@@ -32,7 +32,7 @@ def to_frames(video: Float[Tensor, "t 3 height width"]) -> UInt8[np.ndarray, "t 
 
 def encode_mp4(
     frames: UInt8[np.ndarray, "t height width 3"],
-    fps: float,
+    fps: float | int,
     *,
     upscale: int = 1,
     crf: int = 18,
@@ -77,7 +77,7 @@ def encode_mp4(
     return buffer.getvalue()
 
 
-def encode_gif(frames: UInt8[np.ndarray, "t height width 3"], fps: float) -> bytes:
+def encode_gif(frames: UInt8[np.ndarray, "t height width 3"], fps: float | int) -> bytes:
     """Encode a looping GIF with one palette of 256 colours chosen for this video.
 
     Every frame is kept, also one that equals its predecessor (Pillow merges those). Delays are
@@ -165,14 +165,14 @@ def _panel(video: np.ndarray, strips: Sequence[np.ndarray], length: int) -> np.n
     return np.concatenate([heads, np.concatenate([video, held])], axis=1)
 
 
-def _check(frames: np.ndarray, fps: float) -> None:
+def _check(frames: np.ndarray, fps: float | int) -> None:
     if len(frames) == 0:
         raise ValueError("a video needs at least one frame, got none.")
     if not 0 < fps < float("inf"):
         raise ValueError(f"fps={fps}: frames per second must be above 0 and finite.")
 
 
-def _rate(fps: float) -> Fraction:
+def _rate(fps: float | int) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
@@ -186,7 +186,7 @@ def _to_even(frames: np.ndarray) -> np.ndarray:
     return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
-def _with_palette(frames: np.ndarray, fps: float) -> Iterator[Any]:
+def _with_palette(frames: np.ndarray, fps: float | int) -> Iterator[Any]:
     """Yield palette frames: ffmpeg's palettegen over the whole video, then paletteuse.
 
     Dither is off: it flickers in video and lies further from the true pixels.

@@ -1,0 +1,125 @@
+from typing import Any
+
+import pytest
+
+from sfv.report.rows import flatten, parse_report
+from sfv.report.table import format_table
+
+
+def gap(metric: str, low: float, high: float, row: str = "fast", against: str = "none") -> dict:
+    return {
+        "metric": metric,
+        "row": row,
+        "against": against,
+        "value": 0.0,
+        "low": low,
+        "high": high,
+    }
+
+
+def test_table_is_aligned_and_complete(report: dict[str, Any]) -> None:
+    assert format_table(report).splitlines() == [
+        "             none (n=5)             fast (n=6)",
+        "---------------------------------------------------------",
+        "PSNR ↑ (dB)  19.80  [18.50, 20.25]  21.16  [20.00, 22.00]",
+        "LPIPS ↓      0.341  [0.320, 0.360]  0.302  [0.280, 0.330]",
+        "FVD ↓         1320                    992",
+        "FVD floor      812                    812",
+        "",
+        "↑ higher is better, ↓ lower is better; [low, high] is the interval of the value.",
+    ]
+
+
+def test_what_was_not_measured_is_a_dash(report: dict[str, Any]) -> None:
+    del report["rows"]["none"]["metrics"]["lpips"]
+    report["rows"]["fast"]["metrics"]["psnr"].update(value=None, low=None, high=None)
+    table = format_table(report).splitlines()
+    assert table[2].split() == ["PSNR", "↑", "(dB)", "19.80", "[18.50,", "20.25]", "–"]
+    assert table[3].split() == ["LPIPS", "↓", "–", "0.302", "[0.280,", "0.330]"]
+
+
+def test_an_unknown_metric_is_shown_last_without_arrow(report: dict[str, Any]) -> None:
+    cell = {"value": 3, "low": None, "high": None, "passport": {}}
+    report["rows"]["none"]["metrics"] = {"seconds": cell, **report["rows"]["none"]["metrics"]}
+    assert format_table(report).splitlines()[6].split() == ["seconds", "3.000", "–"]
+
+
+def test_only_a_sure_paired_difference_marks_the_better_side(report: dict[str, Any]) -> None:
+    report["differences"] = [
+        gap("psnr", 0.5, 2.0),
+        gap("lpips", -0.01, 0.02),
+        gap("fvd", 100.0, 200.0),
+        gap("fvd_floor", 1.0, 2.0),
+    ]
+    lines = format_table(report).splitlines()
+    marked = {line.split("  ")[0]: [word for word in line.split() if "*" in word] for line in lines}
+    assert marked["PSNR ↑ (dB)"] == ["21.16*"]
+    assert marked["FVD ↓"] == ["1320*"]
+    assert marked["LPIPS ↓"] == marked["FVD floor"] == []
+    assert lines[-1].startswith("* better than every other column")
+
+
+def test_best_of_three_must_beat_both_others(report: dict[str, Any]) -> None:
+    report["rows"]["loop"] = report["rows"]["fast"]
+    report["differences"] = [gap("psnr", 0.5, 2.0), gap("psnr", 0.1, 0.3, "loop", "none")]
+    assert "*" not in format_table(report)
+    report["differences"].append(gap("psnr", -0.4, -0.1, "loop", "fast"))
+    assert [word for word in format_table(report).split() if word.endswith("*")][:1] == ["21.16*"]
+
+
+def test_a_difference_without_interval_marks_nothing(report: dict[str, Any]) -> None:
+    report["differences"] = [{**gap("psnr", 0.0, 0.0), "low": None, "high": None}]
+    assert "*" not in format_table(report)
+
+
+def test_a_single_row_is_never_best(report: dict[str, Any]) -> None:
+    del report["rows"]["none"]
+    assert "*" not in format_table(report)
+
+
+def change(report: dict[str, Any], path: str, value: Any = None) -> None:
+    """Set the place `a/b/c` of a report, or delete it where no value is given."""
+    *parents, last = path.split("/")
+    place = report
+    for name in parents:
+        place = place[name]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("rows", None, r"report has no 'rows'; it has \['settings'\]"),
+        ("rows", {}, "'rows' is empty; measure at least one model first"),
+        ("rows", [1], "report.rows must be an object, got list"),
+        ("settings", None, "report has no 'settings'"),
+        ("rows/fast/n", None, r"report.rows\['fast'\] has no 'n'; it has \['metrics'\]"),
+        ("rows/fast/n", 2.5, r"rows\['fast'\].n is 2.5: it must be the number of videos"),
+        ("rows/fast/metrics", None, r"report.rows\['fast'\] has no 'metrics'"),
+        ("rows/none/metrics/psnr/value", None, r"\['none'\].metrics\['psnr'\] has no 'value'"),
+        ("rows/none/metrics/psnr/low", None, r"metrics\['psnr'\] has no 'low'"),
+        ("rows/none/metrics/psnr/passport", None, r"metrics\['psnr'\] has no 'passport'"),
+        ("rows/none/metrics/psnr/high", "20", r"\['psnr'\].high is '20': it must be a number"),
+        ("rows/none/metrics/psnr", 19.8, r"\['psnr'\] must be an object with 'value', got float"),
+        ("differences", [{"metric": "psnr"}], r"report.differences\[0\] has no 'row'"),
+        ("differences", [gap("psnr", 0.0, 1.0, "slow")], r"names the row 'slow'; .*'fast', 'none'"),
+        ("curves", [1, 2], "report.curves must map names"),
+        ("curves", {"fast/loss": [1, 2]}, r"report.curves\['fast/loss'\] must map rows to lists"),
+        ("curves", {"fast/loss": {"fast": 3}}, r"\['fast/loss'\]\['fast'\] must be a list"),
+        ("curves", {"fast/loss": {"fast": ["x"]}}, r"\['fast'\] is 'x': it must be a number"),
+    ],
+)
+def test_a_wrong_report_names_the_place(
+    report: dict[str, Any], path: str, value: Any, message: str
+) -> None:
+    change(report, path, value)
+    with pytest.raises(ValueError, match=message):
+        parse_report(report)
+
+
+def test_settings_are_flattened_to_flags() -> None:
+    nested = {"a": {"b": {"c": 1.5}, "d": True}, "e": "text", "f": None, "g": [1, 2], "h": {}}
+    assert flatten(nested) == {"a.b.c": 1.5, "a.d": True, "e": "text", "f": "None", "g": "[1, 2]"}
