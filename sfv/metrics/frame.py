@@ -6,10 +6,9 @@ Frames are used at their own size (64x64 included): nothing is resized.
 """
 
 import functools
-from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torchmetrics.functional.image import (
     peak_signal_noise_ratio,
@@ -24,11 +23,9 @@ PSNR_CAP_DB = 100.0
 SSIM_MIN_SIDE = 11
 _FRAMES_AT_ONCE = 32
 
-FrameScore = Callable[[Tensor, Tensor], Tensor]
-
 
 def psnr(
-    video_a: Float[Tensor, "b t 3 height width"], video_b: Float[Tensor, "b t 3 height width"]
+    video_a: Shaped[Tensor, "b t 3 height width"], video_b: Shaped[Tensor, "b t 3 height width"]
 ) -> Float[Tensor, "b t"]:
     """Peak signal-to-noise ratio of each frame in dB, peak 1.
 
@@ -43,12 +40,13 @@ def psnr(
 
 
 def ssim(
-    video_a: Float[Tensor, "b t 3 height width"], video_b: Float[Tensor, "b t 3 height width"]
+    video_a: Shaped[Tensor, "b t 3 height width"], video_b: Shaped[Tensor, "b t 3 height width"]
 ) -> Float[Tensor, "b t"]:
     """Structural similarity of each frame, 1 = equal (papers often print it times 100).
 
-    Gaussian window of 11 pixels, sigma 1.5, K = (0.01, 0.03), mean over the three colours
-    (Wang et al. 2004).
+    Gaussian window of 11 pixels, sigma 1.5, K = (0.01, 0.03), windows inside the frame alone, mean
+    over the three colours (Wang et al. 2004). torchmetrics' own mean also counts windows that hang
+    over a mirrored border, which moves the value of small frames by several percent.
 
     Raises:
         ValueError: frames smaller than the window.
@@ -59,11 +57,13 @@ def ssim(
             f"frames of {a.shape[-2]}x{a.shape[-1]}; SSIM's window needs at least "
             f"{SSIM_MIN_SIDE}x{SSIM_MIN_SIDE}: resize the frames"
         )
-    values = structural_similarity_index_measure(
-        a.flatten(0, 1), b.flatten(0, 1), data_range=1.0, reduction="none"
+    _, maps = structural_similarity_index_measure(
+        a.flatten(0, 1), b.flatten(0, 1), data_range=1.0, reduction="none", return_full_image=True
     )
-    assert isinstance(values, Tensor)
-    return values.reshape(a.shape[:2])
+    assert isinstance(maps, Tensor)
+    border = SSIM_MIN_SIDE // 2
+    inside = maps[..., border:-border, border:-border]
+    return inside.mean(dim=(1, 2, 3)).reshape(a.shape[:2])
 
 
 @functools.lru_cache(maxsize=2)
@@ -72,8 +72,8 @@ def _network(net: Net) -> LPIPSNetwork:
 
 
 def lpips(
-    video_a: Float[Tensor, "b t 3 height width"],
-    video_b: Float[Tensor, "b t 3 height width"],
+    video_a: Shaped[Tensor, "b t 3 height width"],
+    video_b: Shaped[Tensor, "b t 3 height width"],
     net: Net | LPIPSNetwork = "alex",
 ) -> Float[Tensor, "b t"]:
     """Learned perceptual distance of each frame, 0 = equal.
@@ -97,36 +97,35 @@ def lpips(
     return torch.cat(values).reshape(a.shape[:2])
 
 
-class _FrameMetric(VideoMean):
-    """Mean over frames, then over videos, of a function of frame pairs."""
+class PSNR(VideoMean):
+    """Mean PSNR in dB over frames, then over videos; see `psnr`."""
 
-    def __init__(self, score: FrameScore, higher_is_better: bool) -> None:
-        super().__init__()
-        self._score = score
-        self.higher_is_better = higher_is_better
+    higher_is_better = True
 
     def update(self, video_a: Tensor, video_b: Tensor) -> None:
-        """Add a batch of video pairs."""
-        for value in self._score(video_a, video_b).double().mean(1):
-            self._add(value)
+        """Add a batch of video pairs, `b t 3 height width`."""
+        self._add(psnr(video_a, video_b))
 
 
-class PSNR(_FrameMetric):
-    """Mean PSNR in dB; see `psnr`."""
+class SSIM(VideoMean):
+    """Mean SSIM over frames, then over videos; see `ssim`."""
 
-    def __init__(self) -> None:
-        super().__init__(psnr, higher_is_better=True)
+    higher_is_better = True
 
-
-class SSIM(_FrameMetric):
-    """Mean SSIM; see `ssim`."""
-
-    def __init__(self) -> None:
-        super().__init__(ssim, higher_is_better=True)
+    def update(self, video_a: Tensor, video_b: Tensor) -> None:
+        """Add a batch of video pairs, `b t 3 height width`."""
+        self._add(ssim(video_a, video_b))
 
 
-class LPIPS(_FrameMetric):
-    """Mean LPIPS; see `lpips`."""
+class LPIPS(VideoMean):
+    """Mean LPIPS over frames, then over videos; see `lpips`."""
+
+    higher_is_better = False
 
     def __init__(self, net: Net = "alex") -> None:
-        super().__init__(functools.partial(lpips, net=LPIPSNetwork(net)), higher_is_better=False)
+        super().__init__()
+        self.network = LPIPSNetwork(net)
+
+    def update(self, video_a: Tensor, video_b: Tensor) -> None:
+        """Add a batch of video pairs, `b t 3 height width`."""
+        self._add(lpips(video_a, video_b, net=self.network))

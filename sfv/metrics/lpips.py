@@ -5,7 +5,7 @@ five ReLUs, squared differences weighted by the learned heads, mean over positio
 """
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -88,8 +88,6 @@ class LPIPSNetwork(nn.Module):
 
     def __init__(self, net: Net = "alex", path: Path | None = None) -> None:
         super().__init__()
-        if net not in get_args(Net):
-            raise ValueError(f"LPIPS network {net!r}; choose one of {get_args(Net)}")
         arrays = load(WEIGHTS[net], path)
         self.net: Net = net
         self.trunk = AlexNetTrunk(arrays) if net == "alex" else VGG16Trunk(arrays)

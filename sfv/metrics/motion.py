@@ -59,5 +59,4 @@ class Motion(VideoMean):
 
     def update(self, video: Tensor) -> None:
         """Add a batch, `b t 3 height width`."""
-        for one in video:
-            self._add(motion(one))
+        self._add(torch.stack([frame_changes(one) for one in video]))

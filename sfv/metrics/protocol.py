@@ -7,7 +7,7 @@ episodes it averages, from which paired differences are made.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -134,8 +134,7 @@ def mean_value(episodes: Sequence[float], passport: Passport) -> MetricValue:
     known = [v for v in episodes if not math.isnan(v)]
     low, high = bootstrap_interval(known, passport.seed)
     value = sum(known) / len(known) if known else float("nan")
-    counted = Passport(**{**passport.to_dict(), "count": len(known)})
-    return MetricValue(value, low, high, counted, tuple(episodes))
+    return MetricValue(value, low, high, replace(passport, count=len(known)), tuple(episodes))
 
 
 _MAY_DIFFER = {"seed", "count", "interval"}

@@ -71,5 +71,5 @@ class SceneCuts(VideoMean):
 
     def update(self, video: Tensor) -> None:
         """Add a batch of equally long videos, `b t 3 height width`."""
-        for one in video:
-            self._add(len(scene_cuts(one, self.fps, self.min_scene_len)))
+        counts = [len(scene_cuts(one, self.fps, self.min_scene_len)) for one in video]
+        self._add(torch.tensor(counts)[:, None])

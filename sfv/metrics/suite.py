@@ -268,7 +268,7 @@ def score_long(
     features = frame_features or default_frame_features()
     tell = progress or _quiet
     base = Passport("", "long", len(videos), seed=seed)
-    floor = [_exchanged(pairs, seed, i) for i, pairs in enumerate(revisits)]
+    floor = [exchanged(p, stream(seed, "src-floor", i)) for i, p in enumerate(revisits)]
     if reference is None:
         scores = _long_scores(videos, revisits, chunk_frames, fps, features, base, tell)
         return scores | _src("src_floor", videos, floor, features, base, tell)
@@ -282,10 +282,6 @@ def score_long(
         scores[f"{name}_ceiling"] = replace(value, passport=passport)
     scores |= _src("src_floor", videos, floor, features, base, tell)
     return scores | _return_scores(videos, true, revisits, replace(base, protocol="return"), tell)
-
-
-def _exchanged(pairs: Visits, seed: int, episode: int) -> Visits:
-    return exchanged(pairs, stream(seed, "src-floor", episode)) if len(pairs) > 1 else []
 
 
 def _cut(episode: int, video: Tensor, true: Tensor) -> Tensor:

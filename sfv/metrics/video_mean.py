@@ -1,6 +1,7 @@
 """The one state that most metrics need: a mean over videos that adds up over processes."""
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -20,9 +21,10 @@ class VideoMean(Metric):
         self.add_state("total", zero, dist_reduce_fx="sum")
         self.add_state("count", zero.clone(), dist_reduce_fx="sum")
 
-    def _add(self, value: float | Tensor) -> None:
-        self.total += value
-        self.count += 1
+    def _add(self, values: Shaped[Tensor, "b ..."]) -> None:
+        """Count each video once, with the mean of its values."""
+        self.total += values.double().flatten(1).mean(1).sum().to(self.total.device)
+        self.count += len(values)
 
     def compute(self) -> Tensor:
         """Mean over all videos of all processes, float64; NaN before the first update."""
