@@ -15,11 +15,15 @@ Shape letters, used in every signature (jaxtyping; checked in tests):
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+
+Precision = Literal["32", "bf16"]
+"""Arithmetic of forward passes: float32, or bfloat16 autocast."""
 
 
 @runtime_checkable
