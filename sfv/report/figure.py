@@ -19,8 +19,8 @@ def filmstrip(
     frame_indices: Sequence[int],
     scale: int = 2,
     column_labels: Sequence[str] | None = None,
-) -> Image.Image:
-    """Draw the chosen frames of each video in a row behind its label.
+) -> bytes:
+    """Draw the chosen frames of each video in a row behind its label; returns a PNG.
 
     Args:
         videos: label to frames, all of one height and width, top row first.
@@ -53,11 +53,10 @@ def filmstrip(
         for x, index in zip(xs, frame_indices, strict=True):
             still = Image.fromarray(frames[index])
             picture.paste(still.resize((width, height), Image.Resampling.NEAREST), (x, y))
-    return picture
+    return _png(picture)
 
 
-def png_bytes(picture: Image.Image) -> bytes:
-    """Encode a picture as PNG."""
+def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -12,10 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sfv.files import write_bytes
 from sfv.report import chart
-from sfv.report.catalogue import Metric, format_number
+from sfv.report.catalogue import Group, Metric, format_number
 from sfv.report.rows import (
+    Cell,
     Difference,
     Report,
+    Row,
     best_rows,
     flatten,
     format_interval,
@@ -92,9 +94,9 @@ def render(
             if parsed.settings.get(name) is not None
         },
         settings={k: v for k, v in flatten(parsed.settings).items() if k not in FACTS},
-        metrics=_columns(parsed),
-        rows=_rows(parsed),
-        differences=_differences(parsed),
+        counts={row.name: row.num for row in parsed.rows},
+        tables=[_table(parsed, group, best_rows(parsed)) for group in parsed.groups],
+        compared=bool(parsed.differences),
         panels=[_panel(panel) for panel in videos],
         charts=[drawing for drawing in charts if drawing is not None],
         chart=chart,
@@ -102,41 +104,52 @@ def render(
     )
 
 
-def _columns(report: Report) -> list[Metric]:
-    """Return the table's columns; the floor stands in the cells of FVD."""
-    names = {metric.name for metric in report.metrics}
-    return [m for m in report.metrics if not (m.name == "fvd_floor" and "fvd" in names)]
+def _table(report: Report, group: Group, best: set[tuple[str, str]]) -> dict[str, Any]:
+    """Return one group's table: a line a row of the report, then a line a pair that was compared."""
+    return {
+        "group": group,
+        "rows": [
+            {
+                "name": row.name,
+                "num": row.num,
+                "cells": [
+                    _cell(row, metric, group, (row.name, metric.name) in best)
+                    for metric in group.metrics
+                ],
+            }
+            for row in report.rows
+        ],
+        "differences": _differences(report, group),
+    }
 
 
-def _rows(report: Report) -> list[dict[str, Any]]:
-    best = best_rows(report)
-    rows = []
-    for row in report.rows:
-        cells = []
-        for metric in _columns(report):
-            cell = row.cells.get(metric.name)
-            floor = row.cells.get("fvd_floor") if metric.name == "fvd" else None
-            cells.append(
-                {
-                    "label": metric.label,
-                    "value": format_number(cell.value if cell else None, metric.digits),
-                    "interval": format_interval(cell, metric.digits) if cell else "",
-                    "floor": format_number(floor.value, metric.digits) if floor else "",
-                    "best": (row.name, metric.name) in best,
-                }
-            )
-        rows.append({"name": row.name, "num": row.num, "cells": cells})
-    return rows
+def _cell(row: Row, metric: Metric, group: Group, is_best: bool) -> dict[str, Any]:
+    cell = row.cells.get(metric.name, Cell(None))
+    beside = [
+        (companion, row.cells[companion.name].value)
+        for companion in group.companions[metric.name]
+        if companion.name in row.cells
+    ]
+    return {
+        "value": format_number(cell.value, metric.digits),
+        "interval": format_interval(cell, metric.digits),
+        "best": is_best,
+        "beside": [
+            (companion, format_number(value, companion.digits))
+            for companion, value in beside
+            if value is not None
+        ],
+    }
 
 
-def _differences(report: Report) -> list[dict[str, Any]]:
+def _differences(report: Report, group: Group) -> list[dict[str, Any]]:
     """Return one line of cells for each pair of rows that were compared video by video."""
-    pairs = dict.fromkeys((gap.row, gap.against) for gap in report.differences)
     lines = []
-    for row, against in pairs:
+    for row, against in dict.fromkeys((gap.row, gap.against) for gap in report.differences):
         gaps = {g.metric: g for g in report.differences if (g.row, g.against) == (row, against)}
-        cells = [_gap_cell(gaps.get(m.name), m.digits) for m in _columns(report)]
-        lines.append({"name": f"{row} − {against}", "cells": cells})
+        cells = [_gap_cell(gaps.get(metric.name), metric.digits) for metric in group.metrics]
+        if any(cell["value"] for cell in cells):
+            lines.append({"name": f"{row} − {against}", "cells": cells})
     return lines
 
 
@@ -184,7 +197,7 @@ def _base64_mp4(frames: np.ndarray, fps: float | int) -> str:
 def _passports(report: Report) -> list[dict[str, Any]]:
     """Return how each metric was measured; rows that were measured alike share one entry."""
     entries = []
-    for metric in report.metrics:
+    for metric in (m for group in report.groups for m in group.metrics):
         groups: dict[str, dict[str, Any]] = {}
         for row in report.rows:
             cell = row.cells.get(metric.name)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sfv.report.catalogue import METRICS, Metric, format_number
+from sfv.report.catalogue import METRICS, Group, format_number, grouped
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Report:
-    """A checked report; `metrics` are the ones that any row has, known ones first."""
+    """A checked report; `groups` hold the metrics that any row has."""
 
     rows: list[Row]
-    metrics: list[Metric]
+    groups: list[Group]
     settings: dict[str, Any]
     differences: list[Difference] = field(default_factory=list)
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -67,11 +67,9 @@ def parse_report(report: Mapping[str, Any]) -> Report:
         raise ValueError("report: 'rows' is empty; measure at least one model first.")
     rows = [_row(name, raw) for name, raw in raw_rows.items()]
     names = dict.fromkeys(name for row in rows for name in row.cells)
-    known = [METRICS[name] for name in METRICS if name in names]
-    others = [Metric(name, name) for name in names if name not in METRICS]
     return Report(
         rows=rows,
-        metrics=known + others,
+        groups=grouped(names),
         settings=dict(_mapping(report, "settings", "report")),
         differences=[
             _difference(raw, f"report.differences[{i}]", raw_rows)

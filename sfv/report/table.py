@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfv.report.catalogue import Metric, format_number
-from sfv.report.rows import Cell, Report, Row, best_rows, format_interval, parse_report
+from sfv.report.rows import Cell, Row, best_rows, format_interval, parse_report
 
 NOT_MEASURED = Cell(None)
 
@@ -23,30 +23,45 @@ def format_table(report: Mapping[str, Any]) -> str:
     """
     parsed = parse_report(report)
     best = best_rows(parsed)
-    columns = [["", *(_heading(metric) for metric in parsed.metrics)]]
-    columns += [_column(row, parsed, best) for row in parsed.rows]
+    metrics = [
+        shown
+        for group in parsed.groups
+        for metric in group.metrics
+        for shown in (metric, *group.companions[metric.name])
+    ]
+    columns = [["", *(_heading(metric) for metric in metrics)]]
+    columns += [_column(row, metrics, best) for row in parsed.rows]
     widths = [max(map(len, column)) for column in columns]
-    lines = [
+    head, *body = (
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
         for line in zip(*columns, strict=True)
-    ]
-    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    )
+    lines = [head, "-" * (sum(widths) + 2 * (len(widths) - 1))]
+    group_of = {group.metrics[0].name: group for group in parsed.groups}
+    for metric, line in zip(metrics, body, strict=True):
+        if metric.name in group_of:
+            group = group_of[metric.name]
+            lines.append(f"{group.title}: {group.meaning}".removesuffix(": "))
+        lines.append(line)
     return "\n".join([*lines, "", *_legend(bool(best))])
 
 
 def _heading(metric: Metric) -> str:
-    return f"{metric.heading} ({metric.unit})" if metric.unit else metric.heading
+    if metric.of:
+        return f"    {metric.label}"
+    return f"  {metric.heading} ({metric.unit})" if metric.unit else f"  {metric.heading}"
 
 
-def _column(row: Row, report: Report, best: set[tuple[str, str]]) -> list[str]:
+def _column(row: Row, metrics: list[Metric], best: set[tuple[str, str]]) -> list[str]:
     """Align the numbers of one model on the right, the intervals behind them on the left."""
-    cells = [(metric, row.cells.get(metric.name, NOT_MEASURED)) for metric in report.metrics]
+    cells = [(metric, row.cells.get(metric.name, NOT_MEASURED)) for metric in metrics]
     values = [format_number(cell.value, metric.digits) for metric, cell in cells]
     width = max(map(len, values), default=0)
     lines = []
     for (metric, cell), value in zip(cells, values, strict=True):
         mark = "*" if (row.name, metric.name) in best else " "
-        lines.append(f"{value:>{width}}{mark} {format_interval(cell, metric.digits)}".rstrip())
+        interval = "" if metric.of else format_interval(cell, metric.digits)
+        lines.append(f"{value:>{width}}{mark} {interval}".rstrip())
     return [f"{row.name} (n={row.num})", *lines]
 
 

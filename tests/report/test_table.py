@@ -19,12 +19,13 @@ def gap(metric: str, low: float, high: float, row: str = "fast", against: str = 
 
 def test_table_is_aligned_and_complete(report: dict[str, Any]) -> None:
     assert format_table(report).splitlines() == [
-        "             none (n=5)             fast (n=6)",
-        "---------------------------------------------------------",
-        "PSNR ↑ (dB)  19.80  [18.50, 20.25]  21.16  [20.00, 22.00]",
-        "LPIPS ↓      0.341  [0.320, 0.360]  0.302  [0.280, 0.330]",
-        "FVD ↓         1320                    992",
-        "FVD floor      812                    812",
+        "               none (n=5)             fast (n=6)",
+        "-----------------------------------------------------------",
+        "Next chunk: one chunk at a time, from the true context and action",
+        "  PSNR ↑ (dB)  19.80  [18.50, 20.25]  21.16  [20.00, 22.00]",
+        "  LPIPS ↓      0.341  [0.320, 0.360]  0.302  [0.280, 0.330]",
+        "  FVD ↓         1320                    992",
+        "    floor        812                    812",
         "",
         "↑ higher is better, ↓ lower is better; [low, high] is the interval of the value.",
     ]
@@ -34,14 +35,47 @@ def test_what_was_not_measured_is_a_dash(report: dict[str, Any]) -> None:
     del report["rows"]["none"]["metrics"]["lpips"]
     report["rows"]["fast"]["metrics"]["psnr"].update(value=None, low=None, high=None)
     table = format_table(report).splitlines()
-    assert table[2].split() == ["PSNR", "↑", "(dB)", "19.80", "[18.50,", "20.25]", "–"]
-    assert table[3].split() == ["LPIPS", "↓", "–", "0.302", "[0.280,", "0.330]"]
+    assert table[3].split() == ["PSNR", "↑", "(dB)", "19.80", "[18.50,", "20.25]", "–"]
+    assert table[4].split() == ["LPIPS", "↓", "–", "0.302", "[0.280,", "0.330]"]
 
 
 def test_an_unknown_metric_is_shown_last_without_arrow(report: dict[str, Any]) -> None:
     cell = {"value": 3, "low": None, "high": None, "passport": {}}
     report["rows"]["none"]["metrics"] = {"seconds": cell, **report["rows"]["none"]["metrics"]}
-    assert format_table(report).splitlines()[6].split() == ["seconds", "3.000", "–"]
+    assert format_table(report).splitlines()[7:9] == [
+        "More",
+        "  seconds      3.000                      –",
+    ]
+
+
+def test_each_group_has_its_heading_and_each_metric_its_company(report: dict[str, Any]) -> None:
+    def cell(value: float) -> dict[str, Any]:
+        return {"value": value, "low": value - 1, "high": value + 1, "passport": {}}
+
+    report["rows"]["fast"]["metrics"] = {
+        "src_floor": cell(70.0),
+        "return_psnr": cell(22.0),
+        "src_ceiling": cell(99.0),
+        "fvd_unpaired": cell(1400.0),
+        "scuts_ceiling": cell(0.5),
+        "src": cell(90.0),
+        "fvd": cell(900.0),
+    }
+    del report["rows"]["none"]
+    lines = [line.split("  ") for line in format_table(report).splitlines()]
+    assert [(line[1] or line[2]) if line[0] == "" else line[0] for line in lines[2:-2]] == [
+        "Next chunk: one chunk at a time, from the true context and action",
+        "FVD ↓",
+        "at floor's count",
+        "Long video: only the first chunk is true",
+        "Scene return ↑ (of 100)",
+        "floor",
+        "true video",
+        "Way back: the true way out is shown, the way back is generated",
+        "Return PSNR ↑ (dB)",
+        "More",
+        "scuts_ceiling",
+    ]
 
 
 def test_only_a_sure_paired_difference_marks_the_better_side(report: dict[str, Any]) -> None:
@@ -52,10 +86,13 @@ def test_only_a_sure_paired_difference_marks_the_better_side(report: dict[str, A
         gap("fvd_floor", 1.0, 2.0),
     ]
     lines = format_table(report).splitlines()
-    marked = {line.split("  ")[0]: [word for word in line.split() if "*" in word] for line in lines}
+    marked = {
+        line.strip().split("  ")[0]: [word for word in line.split() if "*" in word]
+        for line in lines
+    }
     assert marked["PSNR ↑ (dB)"] == ["21.16*"]
     assert marked["FVD ↓"] == ["1320*"]
-    assert marked["LPIPS ↓"] == marked["FVD floor"] == []
+    assert marked["LPIPS ↓"] == marked["floor"] == []
     assert lines[-1].startswith("* better than every other column")
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
+from tensorboard.util import img_mime_type_detector
 from torch.utils.tensorboard import SummaryWriter
 
 from sfv.report.tensorboard import add_video, log_hparams, log_row
@@ -36,6 +37,7 @@ def test_a_video_comes_back_whole(kind: str, frames: np.ndarray, tmp_path: Path)
     assert (first.width, first.height) == (44, 30)
     gif = Image.open(io.BytesIO(first.encoded_image_string))
     assert (gif.format, gif.size, gif.n_frames) == ("GIF", (44, 30), 20)
+    assert img_mime_type_detector.from_bytes(first.encoded_image_string) == "image/gif"
     gif.seek(13)
     square = np.asarray(gif.convert("RGB"))[12, 2 * 13 + 3]
     assert np.abs(square.astype(int) - (250, 240, 60)).max() < 12
