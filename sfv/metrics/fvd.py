@@ -40,7 +40,7 @@ def _root(centred: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
 
 
 def frechet_distance(
-    features_a: Float[Tensor, "n d"], features_b: Float[Tensor, "m d"]
+    features_a: Float[Tensor, "n d"], features_b: Float[Tensor, "m _"]
 ) -> Float[Tensor, ""]:
     """|μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½), covariances divided by N - 1, in float64.
 

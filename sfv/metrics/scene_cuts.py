@@ -32,7 +32,7 @@ def to_bgr(video: Shaped[Tensor, "t 3 height width"]) -> Shaped[np.ndarray, "t h
 
 def scene_cuts(
     video: Shaped[Tensor, "t 3 height width"],
-    fps: float,
+    fps: int | float,
     min_scene_len: int | float = MIN_SCENE_FRAMES,
 ) -> list[int]:
     """Frame numbers at which a new scene starts; the metric is how many there are.
@@ -64,7 +64,7 @@ class SceneCuts(VideoMean):
 
     higher_is_better = False
 
-    def __init__(self, fps: float, min_scene_len: int | float = MIN_SCENE_FRAMES) -> None:
+    def __init__(self, fps: int | float, min_scene_len: int | float = MIN_SCENE_FRAMES) -> None:
         super().__init__()
         self.fps = fps
         self.min_scene_len = min_scene_len
