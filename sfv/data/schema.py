@@ -22,6 +22,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 SCHEMA = "sfv.episode/1"
@@ -168,38 +169,49 @@ def from_json(text: str | bytes, where: str = "episode") -> EpisodeMeta:
             f"{where}: schema {version!r} is not known; this version reads {SCHEMA!r}: "
             "convert the episode or use the version of sfv that wrote it"
         )
-    fields = _fields(EpisodeMeta, given, where)
-    fields["actions"] = tuple(
-        Action(**_fields(Action, item, f"{where}: actions[{i}]"))
-        for i, item in enumerate(_list(fields["actions"], f"{where}: actions"))
-    )
-    if fields["poses"] is not None:
-        fields["poses"] = _tuples(fields["poses"], f"{where}: poses")
-    fields["revisits"] = _tuples(fields["revisits"], f"{where}: revisits")
-    for name, part in (("provenance", Provenance), ("encoding", Encoding)):
-        fields[name] = part(**_fields(part, fields[name], f"{where}: {name}"))
-    meta = EpisodeMeta(**fields)
-    validate(meta, where)
-    return meta
+    plain = _plain(given, where)
+    _check(plain, where)
+    fields = dict(vars(plain))
+    fields["fps"] = float(plain.fps)
+    fields["actions"] = tuple(Action(**vars(action)) for action in plain.actions)
+    if plain.poses is not None:
+        fields["poses"] = tuple(tuple(float(number) for number in pose) for pose in plain.poses)
+    fields["provenance"] = Provenance(**vars(plain.provenance))
+    fields["encoding"] = Encoding(**vars(plain.encoding))
+    return EpisodeMeta(**fields)
 
 
-def validate(meta: EpisodeMeta, where: str | None = None) -> None:
+def validate(meta: EpisodeMeta) -> None:
     """Check every rule of the schema.
-
-    Args:
-        meta: the episode.
-        where: named in errors; the episode's id when None.
 
     Raises:
         SchemaError: names the episode, the field, what was given and what is allowed.
     """
-    where = where or f"episode {meta.id!r}"
+    _check(meta, f"episode {meta.id!r}")
+
+
+def _plain(given: object, where: str) -> SimpleNamespace:
+    """Give JSON the outer form of an `EpisodeMeta`: the right keys, tuples for lists."""
+    meta = SimpleNamespace(**_fields(EpisodeMeta, given, where))
+    meta.actions = tuple(
+        SimpleNamespace(**{"raw": None, **_fields(Action, item, f"{where}: actions[{i}]")})
+        for i, item in enumerate(_list(meta.actions, f"{where}: actions"))
+    )
+    if meta.poses is not None:
+        meta.poses = _tuples(meta.poses, f"{where}: poses")
+    meta.revisits = _tuples(meta.revisits, f"{where}: revisits")
+    for name, part in (("provenance", Provenance), ("encoding", Encoding)):
+        fields = _fields(part, getattr(meta, name), f"{where}: {name}")
+        setattr(meta, name, SimpleNamespace(**fields))
+    return meta
+
+
+def _check(meta: Any, where: str) -> None:
+    """Check an `EpisodeMeta`, or what is going to be one."""
     for name in ("id", "scene", "source", "licence"):
         _require(_is_text(getattr(meta, name)), where, name, getattr(meta, name), "a text")
-    _require(
-        re.fullmatch(ID_PATTERN, meta.id) is not None,
-        where, "id", meta.id, "letters, digits, '_' and '-' (it becomes a file name)",
-    )  # fmt: skip
+    good_id = re.fullmatch(ID_PATTERN, meta.id) is not None
+    _require(good_id, where, "id", meta.id, "letters, digits, '_' and '-' (it names files)")
     _require(meta.split in SPLITS, where, "split", meta.split, f"one of {SPLITS}")
     _require(meta.domain in DOMAINS, where, "domain", meta.domain, f"one of {DOMAINS}")
     _require(_is_number(meta.fps) and meta.fps > 0, where, "fps", meta.fps, "a number > 0")
@@ -218,7 +230,7 @@ def validate(meta: EpisodeMeta, where: str | None = None) -> None:
     _require(dtype in DTYPES[kind], where, "encoding.dtype", dtype, f"one of {DTYPES[kind]}")
 
 
-def _check_actions(meta: EpisodeMeta, where: str) -> None:
+def _check_actions(meta: Any, where: str) -> None:
     _require(len(meta.actions) > 0, where, "actions", [], "at least one action")
     expected = 0
     for index, action in enumerate(meta.actions):
@@ -240,7 +252,7 @@ def _check_actions(meta: EpisodeMeta, where: str) -> None:
     )  # fmt: skip
 
 
-def _check_poses(meta: EpisodeMeta, where: str) -> None:
+def _check_poses(meta: Any, where: str) -> None:
     if meta.poses is None:
         return
     _require(
@@ -254,7 +266,7 @@ def _check_poses(meta: EpisodeMeta, where: str) -> None:
         )  # fmt: skip
 
 
-def _check_revisits(meta: EpisodeMeta, where: str) -> None:
+def _check_revisits(meta: Any, where: str) -> None:
     for index, pair in enumerate(meta.revisits):
         good = len(pair) == 2 and all(map(_is_int, pair)) and 0 <= pair[0] < pair[1]
         _require(

@@ -7,6 +7,7 @@ with another name is an error, and no member is ever unpickled or written to dis
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 import webdataset
 
 from sfv.data.files import partial_file, write_atomic
-from sfv.data.schema import ID_PATTERN, EpisodeMeta, Kind, Split, from_json, to_json
+from sfv.data.schema import ID_PATTERN, KINDS, SPLITS, EpisodeMeta, Kind, Split, from_json, to_json
 
 INDEX_SCHEMA = "sfv.shards/1"
 INDEX = "index.json"
@@ -227,15 +228,20 @@ def _check_alike(first: EpisodeMeta, group: list[Sample]) -> None:
 
 
 def _write_tar(group: list[Sample], path: Path) -> tuple[Path, Shard]:
-    """Write one tar under a temporary name; owner and times are fixed."""
+    """Write one tar under a temporary name; owner, mode and times are TarInfo's fixed ones."""
     offsets = []
     with partial_file(path) as (file, temporary):
-        tar = webdataset.TarWriter(file, encoder=False, compress=False, mtime=0.0)
+        tar = tarfile.open(fileobj=file, mode="w")  # noqa: SIM115 (closing writes the end)
         for sample in group:
-            offsets.append(tar.tarstream.offset)
+            offsets.append(tar.offset)
             extension = EXTENSIONS[sample.meta.encoding.kind]
-            members = {"json": to_json(sample.meta).encode(), extension: sample.payload}
-            tar.write({"__key__": sample.meta.id, **members})
+            for name, content in (
+                ("json", to_json(sample.meta).encode()),
+                (extension, sample.payload),
+            ):
+                info = tarfile.TarInfo(f"{sample.meta.id}.{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
         tar.close()
     digest, size = sha256_of(temporary), temporary.stat().st_size
     return temporary, Shard(path.name, len(group), size, digest, tuple(offsets))
@@ -266,6 +272,11 @@ def _read_index(folder: Path) -> ShardIndex:
         shards = tuple(
             Shard(**{**shard, "offsets": tuple(shard["offsets"])}) for shard in given["shards"]
         )
+        for field, allowed in (("split", SPLITS), ("kind", KINDS)):
+            if given[field] not in allowed:
+                raise ShardError(
+                    f"{path}: field {field!r}: got {given[field]!r}, allowed is one of {allowed}"
+                )
         for shard in shards:
             if os.sep in shard.name or shard.name.startswith("."):
                 raise ShardError(f"{path}: shard name {shard.name!r} is not a plain file name")
