@@ -151,3 +151,24 @@ def test_a_reference_that_does_not_fit_is_named() -> None:
     true[1] = true[1][:-2]
     with pytest.raises(ValueError, match=r"episode 1: video of shape .* at least as many"):
         score_long(videos, visits, chunk_frames=4, fps=8, reference=true, frame_features=Thirds())
+
+
+def test_long_videos_are_checked_before_anything_is_measured() -> None:
+    videos, _, visits = _walks()
+    told: list[str] = []
+    with pytest.raises(ValueError, match=r"episode 2: revisit \[3, 99\] in a video of 21 frames"):
+        score_long(
+            videos,
+            [*visits[:2], [[3, 99]]],
+            chunk_frames=4,
+            fps=8,
+            progress=lambda what, *_: told.append(what),
+        )
+    with pytest.raises(ValueError, match="episode 0: chunk_frames=40 for a video of 17 frames"):
+        score_long(videos, visits, chunk_frames=40, fps=8)
+    videos[1] = videos[1] * 3
+    with pytest.raises(
+        ValueError, match=r"episode 1: video has values from .* must be in \[0, 1\]"
+    ):
+        score_long(videos, visits, chunk_frames=4, fps=8)
+    assert told == []
