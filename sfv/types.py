@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-
 Precision = Literal["32", "bf16"]
 """Arithmetic of forward passes: float32, or bfloat16 autocast."""
 
@@ -58,13 +57,9 @@ class FrameCodec(Protocol):
     latent_channels: int
     spatial_factor: int
 
-    def encode(
-        self, video: Float[Tensor, "b t 3 height width"]
-    ) -> Float[Tensor, "b c t h w"]: ...
+    def encode(self, video: Float[Tensor, "b t 3 height width"]) -> Float[Tensor, "b c t h w"]: ...
 
-    def decode(
-        self, latents: Float[Tensor, "b c t h w"]
-    ) -> Float[Tensor, "b t 3 height width"]:
+    def decode(self, latents: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b t 3 height width"]:
         """Decode to pixels, clamped to [0, 1]."""
         ...
 
@@ -116,8 +111,8 @@ class WindowBatch(TypedDict):
 
 
 class EpisodeBatch(TypedDict):
-    """One whole episode, cut into chunks of equal length (batch dimension = chunks)."""
+    """One whole episode as its chunk pairs in order; `pairs[i]` holds X_i then X_{i+1}."""
 
     key: str
-    latents: Float[Tensor, "1 c t h w"]
+    pairs: Float[Tensor, "n c t h w"]
     actions: list[str]

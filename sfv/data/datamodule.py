@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sfv import rng
+from sfv.data.episode_stream import EpisodeStream
 from sfv.data.schema import EpisodeMeta
 from sfv.data.shards import Shard, ShardError, ShardIndex, find_shards, read_shard
 from sfv.data.stages import Window, collate, decode, windows
@@ -38,6 +39,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         codec_fingerprint: of the frame codec in use; shards made by another one are an error.
             None takes any.
         cache: keep decoded shards in memory (their size on disk, each worker its own copy).
+        mode: what training sees: single `windows` in batches (slow learning), or whole `episodes`
+            one by one (the slow-fast loop). Validation always sees windows.
 
     Raises:
         ShardError: missing or truncated shards, video instead of latents, another codec.
@@ -56,8 +59,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         repeat: bool = True,
         codec_fingerprint: str | None = None,
         cache: bool = True,
+        mode: Literal["windows", "episodes"] = "windows",
     ) -> None:
         super().__init__()
+        self.mode = mode
         for name, value in (("batch_size", batch_size), ("shuffle_buffer", shuffle_buffer)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it has to be at least 1")
@@ -77,8 +82,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         """Of the codec that made the training latents."""
         return self.train_index.codec
 
-    def train_dataloader(self) -> DataLoader[Window]:
-        """Shuffled windows; endless when `repeat`."""
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled windows or episodes; endless when `repeat`."""
+        if self.mode == "episodes":
+            return self._episode_loader()
         return self._loader(self.train_index, self.shuffle_buffer, self.repeat)
 
     def val_dataloader(self) -> DataLoader[Window] | list[WindowBatch]:
@@ -88,9 +95,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         return self._loader(self.val_index, 1, False)
 
     def _loader(self, index: ShardIndex, shuffle_buffer: int, repeat: bool) -> DataLoader[Window]:
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
+        rank, world = self._rank_and_world()
         stream = WindowStream(
             index,
             self.num_context,
@@ -110,6 +115,27 @@ class EpisodeDataModule(pl.LightningDataModule):
             generator=rng.stream(self.seed, "loader", rank),
             persistent_workers=self.num_workers > 0,
         )
+
+    def _episode_loader(self) -> DataLoader[Any]:
+        rank, world = self._rank_and_world()
+        stream = EpisodeStream(
+            self.train_index,
+            self.num_context,
+            self.num_generated,
+            self.seed,
+            self.repeat,
+            rank,
+            world,
+        )
+        return DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=self.num_workers,
+            generator=rng.stream(self.seed, "loader", rank),
+        )
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
 class WindowStream(IterableDataset[Window]):

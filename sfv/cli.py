@@ -1,0 +1,81 @@
+"""`sfv`: one entry point, one verb for each stage."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from sfv import __version__
+
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("sfv.demo.run:demo", "collect, train, roll out and measure on a small world"),
+    "fit": (
+        "sfv.training.fit:fit",
+        "train from a YAML config: slow learning or the slow-fast loop",
+    ),
+    "rollout": ("sfv.training.rollout:rollout", "generate long videos, with or without memory"),
+    "evaluate": ("sfv.training.evaluate:evaluate", "measure a world model on test episodes"),
+}
+"""Verb → (where its function lives, what it does). Imported only when asked for: torch is slow."""
+
+
+def usage() -> str:
+    """The text of `sfv --help`."""
+    verbs = "\n".join(f"  {name:<10} {text}" for name, (_, text) in VERBS.items())
+    return (
+        f"sfv {__version__}: slow-fast learning for action-driven long video generation\n\n"
+        f"usage: sfv VERB [options]\n\nverbs:\n{verbs}\n\n"
+        "sfv VERB --help explains a verb's options, their units and defaults.\n"
+        "SFV_TRACEBACK=1 shows where an error came from."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: arguments after the program's name; None takes the process's.
+
+    Returns:
+        0, or 2 after an error of the input, which is printed in one line.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if args[0] == "--version":
+        print(__version__)
+        return 0
+    verb, *rest = args
+    if verb not in VERBS:
+        print(
+            f"sfv: no verb {verb!r}; allowed: {', '.join(VERBS)}. See sfv --help", file=sys.stderr
+        )
+        return 2
+    try:
+        _run(verb, rest)
+    except (ValueError, OSError) as error:
+        if os.environ.get("SFV_TRACEBACK"):
+            raise
+        print(f"sfv {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nsfv {verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(verb: str, args: list[str]) -> None:
+    module, _, name = VERBS[verb][0].partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    if verb == "fit":
+        function(args)  # LightningCLI parses
+        return
+    from jsonargparse import auto_cli
+
+    auto_cli(function, args=args, prog=f"sfv {verb}", as_positional=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""The demo's learning, rollout and measuring stages: the library's own parts, wired small."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
+
+from sfv.data.datamodule import EpisodeDataModule
+from sfv.demo.settings import ACTIONS, DemoSettings
+from sfv.diffusion.schedule import NoiseSchedule
+from sfv.models.autoencoder import PCAPatchCodec
+from sfv.models.denoiser import VideoUNet
+from sfv.models.text import ActionTable
+from sfv.models.world_model import WorldModel
+from sfv.report.table import format_table
+from sfv.training.episodes import load_episodes
+from sfv.training.evaluate import measure, write_outputs
+from sfv.training.fit import train
+from sfv.training.generate import GenerationSettings
+from sfv.training.run_folder import tensorboard_logger
+from sfv.training.slow import SlowLearner
+from sfv.training.slow_fast import SlowFastSettings
+
+SCHEDULE = NoiseSchedule(prediction_type="v_prediction")
+EMA_DECAY = 0.99
+LOOP_LEARNING_RATE = 1e-4
+
+
+def slow_settings(settings: DemoSettings) -> dict[str, Any]:
+    """What decides the result of slow learning."""
+    return {
+        "steps": settings.slow_steps,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "schedule": asdict(SCHEDULE),
+        "ema": EMA_DECAY,
+        "seed": settings.seed,
+    }
+
+
+def slow(part: Path, latents: Path, settings: DemoSettings) -> None:
+    """Train Φ from scratch on windows."""
+
+    def one_cycle(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.learning_rate, total_steps=settings.slow_steps, pct_start=0.1
+        )
+
+    learner = _learner(latents, settings, settings.learning_rate, scheduler=one_cycle)
+    data = _data(latents, learner, settings, "windows")
+    trainer = _trainer(part, settings.slow_steps, max(1, settings.slow_steps // 4))
+    with _fewer_warnings():
+        train(trainer, learner, data, None, part)
+
+
+def loop_settings(settings: DemoSettings) -> dict[str, Any]:
+    """What decides the result of the slow-fast loop."""
+    return {
+        "steps": settings.loop_steps,
+        "chunks": settings.loop_chunks,
+        "learning_rate": LOOP_LEARNING_RATE,
+        "lora": asdict(settings.lora),
+        "fast": asdict(settings.fast),
+        "seed": settings.seed,
+    }
+
+
+def slow_fast(part: Path, latents: Path, model: Path, settings: DemoSettings) -> None:
+    """Go on training Φ inside the slow-fast loop."""
+    learner = _learner(latents, settings, LOOP_LEARNING_RATE, init_from=model)
+    data = _data(latents, learner, settings, "episodes")
+    loop = SlowFastSettings(
+        episodes_per_group=2,
+        max_chunks=settings.loop_chunks,
+        lora=settings.lora,
+        fast=replace(settings.fast, probe_draws=0),
+        precision="bf16",
+        seed=settings.seed,
+    )
+    trainer = _trainer(part, settings.loop_steps, settings.loop_steps)
+    with _fewer_warnings():
+        train(trainer, learner, data, loop, part)
+
+
+def report_settings(settings: DemoSettings) -> dict[str, Any]:
+    """What decides the report."""
+    return {"episodes": settings.test_episodes, **asdict(_generation(settings))}
+
+
+def report(part: Path, shards: Path, model: Path, settings: DemoSettings) -> None:
+    """Roll out on the held-out maps, measure, write the report."""
+    world = WorldModel.load(model)
+    episodes = load_episodes(shards / "test", world, settings.test_episodes)
+    measured = measure(world, episodes, ("none", "fast"), _generation(settings))
+    measured.report["settings"]["demo"] = asdict(settings)
+    notes = [
+        "A tiny world model, trained for minutes on two CPU cores, on maps it has not seen. Both rows "
+        "use the same weights Φ, actions and sampling noise; the second also learns Θ while it "
+        "generates. Intervals are over very few walks: read them before the values."
+    ]
+    write_outputs(part, episodes, measured, "sfv demo", notes)
+
+
+def show(out: Path, seconds: dict[str, float]) -> dict[str, Any]:
+    """Print the table and where to look; return the report."""
+    content: dict[str, Any] = json.loads((out / "report.json").read_text())
+    print(format_table(content))
+    print("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
+    print(f"look at:  {out / 'report.html'}   (videos side by side, table, curves)")
+    print(f"numbers:  {out / 'report.json'}")
+    print(f"logs:     tensorboard --logdir {out}")
+    print(f"model:    {out / 'slow_fast' / 'model'}   (for sfv rollout and sfv evaluate)")
+    return content
+
+
+def _learner(
+    latents: Path,
+    settings: DemoSettings,
+    learning_rate: float,
+    scheduler: Any = None,
+    init_from: Path | None = None,
+) -> SlowLearner:
+    codec = PCAPatchCodec.load(latents / "codec.safetensors")
+    return SlowLearner(
+        VideoUNet("tiny", latent_channels=codec.latent_channels, seed=settings.seed),
+        codec,
+        ActionTable(ACTIONS, seed=settings.seed),
+        SCHEDULE,
+        settings.chunk_frames,
+        settings.chunk_frames,
+        optimizer=lambda p: torch.optim.AdamW(p, lr=learning_rate, betas=(0.9, 0.99)),
+        lr_scheduler=scheduler,
+        init_from=None if init_from is None else str(init_from),
+        seed=settings.seed,
+    )
+
+
+def _data(
+    latents: Path, learner: SlowLearner, settings: DemoSettings, mode: Any
+) -> EpisodeDataModule:
+    return EpisodeDataModule(
+        train=str(latents / "train"),
+        val=str(latents / "val"),
+        mode=mode,
+        batch_size=settings.batch_size,
+        num_context=settings.chunk_frames,
+        num_generated=settings.chunk_frames,
+        seed=settings.seed,
+        codec_fingerprint=learner.world_model.codec.fingerprint(),
+    )
+
+
+def _trainer(part: Path, steps: int, val_every: int) -> pl.Trainer:
+    return pl.Trainer(
+        max_steps=steps,
+        precision="bf16-mixed",
+        logger=tensorboard_logger(part),
+        callbacks=[EMAWeightAveraging(decay=EMA_DECAY, use_buffers=False)],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=4,
+        check_val_every_n_epoch=None,
+        val_check_interval=val_every,
+        log_every_n_steps=5,
+    )
+
+
+def _generation(settings: DemoSettings) -> GenerationSettings:
+    return GenerationSettings(
+        sampler=settings.sampler,
+        lora=settings.lora,
+        fast=settings.fast,
+        precision="bf16",
+        seed=settings.seed,
+    )
+
+
+@contextmanager
+def _fewer_warnings() -> Iterator[None]:
+    """Hide warnings that a demo's reader cannot act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        yield

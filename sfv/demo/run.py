@@ -1,0 +1,123 @@
+"""`sfv demo`: collect, shard, encode, learn slowly, learn slow-fast, roll out, measure, report."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sfv.demo.settings import DemoSettings
+from sfv.demo.stages import Pipeline, Stage
+
+
+def demo(
+    out: Path = Path("runs/demo"),
+    quick: bool = False,
+    minutes: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Run the whole path on a small world: real video from a 3D engine, on the CPU.
+
+    Finished stages are kept, so an interrupted demo goes on where it was; a stage is done again when
+    its settings changed.
+
+    Args:
+        out: folder of the demo; new, empty, or an earlier demo's.
+        quick: the short version, at most 3 minutes on 2 cores (the full one: at most 10).
+        minutes: minutes of slow training on 2 cores instead of the default (about 4; 1 when quick).
+        seed: of collecting, training and sampling; equal seeds give an equal report.json.
+    """
+    settings = DemoSettings(seed=seed)
+    if quick:
+        settings = settings.quick()
+    if minutes is not None:
+        settings = settings.for_minutes(minutes)
+    run_demo(out, settings)
+
+
+def run_demo(out: Path, settings: DemoSettings) -> dict[str, Any]:
+    """Run the demo with given settings and return its report."""
+    from sfv.demo import learn  # torch is imported only when the first stage may run
+
+    pipeline = Pipeline(out)
+    episodes = pipeline.run(_collect(settings))
+    shards = pipeline.run(_shard(episodes))
+    latents = pipeline.run(_encode(shards))
+    slow = pipeline.run(
+        Stage(
+            "slow",
+            f"slow learning: {settings.slow_steps} steps of masked conditional diffusion",
+            learn.slow_settings(settings),
+            lambda part: learn.slow(part, latents, settings),
+            needs=("latents",),
+        )
+    )
+    loop = pipeline.run(
+        Stage(
+            "slow_fast",
+            f"slow-fast loop: {settings.loop_steps} slow steps with episodic memory inside",
+            learn.loop_settings(settings),
+            lambda part: learn.slow_fast(part, latents, slow / "model", settings),
+            needs=("slow",),
+        )
+    )
+    report = pipeline.run(
+        Stage(
+            "report",
+            f"{settings.test_episodes} long videos on held-out maps, with and without memory",
+            learn.report_settings(settings),
+            lambda part: learn.report(part, shards, loop / "model", settings),
+            needs=("slow_fast",),
+        )
+    )
+    for name in ("report.json", "report.html"):
+        shutil.copyfile(report / name, out / name)
+    return learn.show(out, pipeline.seconds)
+
+
+def _collect(settings: DemoSettings) -> Stage:
+    splits = {
+        "train": (settings.train_episodes, "explore", settings.train_chunks),
+        "val": (settings.val_episodes, "explore", settings.train_chunks),
+        "test": (settings.test_episodes, "return", settings.test_chunks),
+    }
+
+    def run(part: Path) -> None:
+        for split, (num, walk, chunks) in splits.items():
+            _tool(
+                "collect.doom",
+                f"--out={part / split} --episodes={num} --split={split} --walk={walk} "
+                f"--chunks={chunks} --size={settings.size} --seed={settings.seed}",
+            )
+
+    title = f"{settings.train_episodes} walks to train on, {settings.test_episodes} to test on (ViZDoom)"
+    content = {"splits": splits, "size": settings.size, "seed": settings.seed}
+    return Stage("episodes", title, content, run)
+
+
+def _shard(episodes: Path) -> Stage:
+    def run(part: Path) -> None:
+        folders = " ".join(str(episodes / split) for split in ("train", "val", "test"))
+        _tool("write_shards", f"{folders} --out={part}")
+
+    return Stage("shards", "WebDataset shards", {}, run, needs=("episodes",))
+
+
+def _encode(shards: Path) -> Stage:
+    def run(part: Path) -> None:
+        _tool("encode_latents", f"--shards={shards} --out={part} --fit-split=train")
+
+    return Stage(
+        "latents", "fit the frame codec on the train split and encode", {}, run, needs=("shards",)
+    )
+
+
+def _tool(name: str, arguments: str) -> None:
+    """Run a data tool in a process of its own: the library does not import the tools."""
+    command = [sys.executable, "-m", f"data_tools.{name}", *arguments.split()]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise ValueError(
+            f"`{' '.join(command)}` failed with exit code {done.returncode} (its message is above); "
+            "mend that and run the demo again"
+        )

@@ -1,0 +1,77 @@
+"""Numbers of the demo: one place, three sizes."""
+
+from dataclasses import dataclass, field, replace
+
+from sfv.diffusion.sampler import SamplerSettings
+from sfv.fast.learner import FastSettings
+from sfv.training.slow_fast import LoRASettings
+
+STEPS_PER_MINUTE = 120
+"""Slow steps that two CPU cores make in a minute (measured); `--minutes` is turned into steps by it,
+so that a run's numbers depend on its settings and not on how busy the machine is."""
+
+ACTIONS = ("walk forward", "walk backward", "turn left", "turn right")
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo does.
+
+    Args:
+        size: height and width of the frames, in pixels.
+        chunk_frames: frames of one action; f_p = f_g = this.
+        train_episodes: random walks to train on.
+        val_episodes: walks for the validation loss.
+        test_episodes: there-and-back walks on held-out maps.
+        train_chunks: chunks of a training walk.
+        test_chunks: chunks of a test walk (odd: the first, then as many back as out).
+        slow_steps: slow training steps.
+        batch_size: windows of a slow step.
+        learning_rate: peak of the slow learning rate.
+        loop_steps: slow steps inside the slow-fast loop.
+        loop_chunks: chunk pairs of each episode in the loop.
+        sampler: how chunks are sampled.
+        lora: the shape of Θ.
+        fast: how Θ learns.
+        seed: of everything.
+    """
+
+    size: int = 64
+    chunk_frames: int = 8
+    train_episodes: int = 200
+    val_episodes: int = 8
+    test_episodes: int = 3
+    train_chunks: int = 25
+    test_chunks: int = 27
+    slow_steps: int = 480
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    loop_steps: int = 64
+    loop_chunks: int = 8
+    sampler: SamplerSettings = field(
+        default_factory=lambda: SamplerSettings("ddim", num_inference_steps=8)
+    )
+    lora: LoRASettings = field(default_factory=lambda: LoRASettings(r=16, alpha=16.0))
+    fast: FastSettings = field(
+        default_factory=lambda: FastSettings(num_steps=4, learning_rate=1e-3, draws_per_step=2)
+    )
+    seed: int = 0
+
+    def quick(self) -> "DemoSettings":
+        """At most three minutes on two cores."""
+        return replace(
+            self,
+            train_episodes=60,
+            test_episodes=1,
+            slow_steps=100,
+            loop_steps=16,
+            loop_chunks=4,
+            sampler=replace(self.sampler, num_inference_steps=4),
+            fast=replace(self.fast, num_steps=2),
+        )
+
+    def for_minutes(self, minutes: float) -> "DemoSettings":
+        """Scale slow training to about `minutes` on two cores."""
+        if minutes <= 0:
+            raise ValueError(f"--minutes is {minutes}; it must be above 0")
+        return replace(self, slow_steps=max(1, round(minutes * STEPS_PER_MINUTE)))

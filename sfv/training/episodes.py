@@ -1,0 +1,32 @@
+"""True episodes for rollouts and evaluation, encoded by the model's own codec."""
+
+from pathlib import Path
+
+from sfv.data.datamodule import episodes as read_episodes
+from sfv.models.world_model import WorldModel
+from sfv.training.generate import TrueEpisode, check_episode
+
+
+def load_episodes(folder: Path, world: WorldModel, num: int | None) -> list[TrueEpisode]:
+    """Read video episodes from shards and encode them.
+
+    Args:
+        folder: folder of shards.
+        world: decides codec and window.
+        num: how many, in the order of the shards; None takes all.
+
+    Raises:
+        ValueError: an episode is cut in another way than the model generates, holds latents instead
+            of video, or there are fewer than `num`.
+    """
+    found: list[TrueEpisode] = []
+    for meta, video in read_episodes(folder):
+        if len(found) == num:
+            break
+        check_episode(meta, world)
+        found.append(TrueEpisode(meta, video, world.codec.encode(video[None])))
+    if num is not None and len(found) < num:
+        raise ValueError(
+            f"{folder} has {len(found)} episodes, but {num} were asked for; collect more or ask for fewer"
+        )
+    return found

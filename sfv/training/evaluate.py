@@ -1,0 +1,260 @@
+"""`sfv evaluate`: measure a world model on test episodes, with and without memory."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from sfv.files import claim_folder, write_bytes, write_json
+from sfv.metrics.protocol import MetricValue, paired_difference, report_json
+from sfv.metrics.protocol import Row as ReportRow
+from sfv.metrics.suite import score_long, score_next_chunk
+from sfv.models.world_model import WorldModel
+from sfv.report.figure import filmstrip
+from sfv.report.html import VideoPanel, write_report
+from sfv.report.table import format_table
+from sfv.report.tensorboard import add_video, log_hparams, log_row
+from sfv.report.video import encode_mp4, side_by_side, to_frames
+from sfv.training.episodes import load_episodes
+from sfv.training.generate import (
+    EpisodeVideos,
+    GenerationSettings,
+    Row,
+    TrueEpisode,
+    generate,
+    num_chunks,
+    num_outbound,
+    rollout_of,
+)
+from sfv.training.run_folder import tensorboard_logger
+
+MARKER = "report.json"
+LABELS: dict[Row, str] = {"none": "without memory", "fast": "with memory"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found: the content of `report.json`, and the videos behind it."""
+
+    report: dict[str, Any]
+    videos: dict[Row, list[EpisodeVideos]]
+
+
+def evaluate(
+    model: Path,
+    episodes: Path,
+    out: Path,
+    num_episodes: int | None = None,
+    rows: tuple[Row, ...] = ("none", "fast"),
+    generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+) -> None:
+    """Generate test episodes under three protocols and measure them.
+
+    Next chunk (true context and action; PSNR, SSIM, LPIPS, FVD), long (only the first chunk is true;
+    scene cuts, scene return, motion) and return (true way out, generated way back). The folder --out
+    gets report.json, report.html, videos/ and TensorBoard logs.
+
+    Args:
+        model: folder of a world model (the `model` folder of a run).
+        episodes: folder of test episodes in shards, as video.
+        out: folder to write; must be new or empty.
+        num_episodes: how many episodes; null takes all.
+        rows: `none` generates without memory, `fast` with fast learning.
+        generation: sampler, fast learning and precision.
+    """
+    claim_folder(out, MARKER, "an evaluation folder")
+    if (out / MARKER).exists():
+        raise FileExistsError(f"{out} holds a finished evaluation ({MARKER}); give another --out")
+    world = WorldModel.load(model)
+    true = load_episodes(episodes, world, num_episodes)
+    measured = measure(world, true, rows, generation)
+    write_outputs(out, true, measured, f"World model {model}")
+    print(format_table(measured.report))
+    print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
+
+
+def measure(
+    world: WorldModel,
+    episodes: Sequence[TrueEpisode],
+    rows: Sequence[Row],
+    generation: GenerationSettings,
+) -> Measured:
+    """Generate and score every row; the same episodes, actions and sampling noise for all rows."""
+    videos: dict[Row, list[EpisodeVideos]] = {}
+    with tqdm(total=len(rows) * num_chunks(episodes), desc="generate", unit="chunk") as bar:
+        for row in rows:
+            bar.set_postfix_str(LABELS[row])
+            with rollout_of(world, row, generation) as rollout:
+                videos[row] = [
+                    generate(rollout, episode, lambda _: bar.update()) for episode in episodes
+                ]
+    scores = {row: score_row(episodes, videos[row], world, generation.seed) for row in rows}
+    report = report_json(
+        {row: ReportRow(len(episodes), scores[row]) for row in rows},
+        {
+            "seed": generation.seed,
+            "model": world.fingerprint(),
+            "episodes": [episode.meta.id for episode in episodes],
+            **asdict(generation),
+        },
+    )
+    report["differences"] = differences(scores)
+    report["curves"] = curves(videos)
+    return Measured(report, videos)
+
+
+def score_row(
+    episodes: Sequence[TrueEpisode],
+    videos: Sequence[EpisodeVideos],
+    world: WorldModel,
+    seed: int,
+) -> dict[str, MetricValue]:
+    """All metrics of one row."""
+    first = [episode.meta.actions[0].stop for episode in episodes]
+    fps, chunk = episodes[0].meta.fps, world.num_generated
+    truth = [episode.video for episode in episodes]
+    with tqdm(desc="measure", unit="video", leave=False) as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.set_description(f"measure {what}")
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        scores = score_next_chunk(
+            [video[n:] for video, n in zip(truth, first, strict=True)],
+            [made.next_chunk for made in videos],
+            seed=seed,
+            progress=progress,
+        )
+        scores |= score_long(
+            [made.long for made in videos],
+            [episode.meta.revisits for episode in episodes],
+            chunk_frames=chunk,
+            fps=fps,
+            reference=truth,
+            seed=seed,
+            progress=progress,
+        )
+        scores |= _score_return(episodes, videos, chunk, fps, seed)
+    return scores
+
+
+def _score_return(
+    episodes: Sequence[TrueEpisode],
+    videos: Sequence[EpisodeVideos],
+    chunk: int,
+    fps: float,
+    seed: int,
+) -> dict[str, MetricValue]:
+    """The way back after the true way out: likeness to the truth and to the first visits."""
+    made = [
+        (episode, torch.cat([episode.video[: -len(video.returned)], video.returned]))
+        for episode, video in zip(episodes, videos, strict=True)
+        if video.returned is not None
+    ]
+    if not made:
+        return {}
+    scores = score_long(
+        [video for _, video in made],
+        [episode.meta.revisits for episode, _ in made],
+        chunk_frames=chunk,
+        fps=fps,
+        reference=[episode.video for episode, _ in made],
+        seed=seed,
+    )
+    named = {"return_psnr": "return_psnr", "return_lpips": "return_lpips", "src": "return_src"}
+    return {
+        ours: replace(
+            scores[theirs],
+            passport=replace(scores[theirs].passport, metric=ours, protocol="return"),
+        )
+        for theirs, ours in named.items()
+    }
+
+
+def differences(scores: dict[Row, dict[str, MetricValue]]) -> list[dict[str, Any]]:
+    """Paired differences fast - none of every metric that has values of each episode."""
+    if "none" not in scores or "fast" not in scores:
+        return []
+    found = []
+    for name, value in scores["none"].items():
+        if not value.episodes:
+            continue
+        gap = paired_difference(value, scores["fast"][name])
+        if gap.low is not None and gap.high is not None:
+            found.append(
+                {
+                    "metric": name,
+                    "row": "fast",
+                    "against": "none",
+                    "value": gap.value,
+                    "low": gap.low,
+                    "high": gap.high,
+                }
+            )
+    return found
+
+
+def curves(videos: dict[Row, list[EpisodeVideos]]) -> dict[str, dict[str, list[float]]]:
+    """`fast/loss` and `fast/gain` of each chunk of the first long rollout."""
+    made = videos["fast"][0] if videos.get("fast") else None
+    if made is None or not made.losses:
+        return {}
+    return {"fast/loss": {"fast": made.losses}, "fast/gain": {"fast": made.gains}}
+
+
+def write_outputs(
+    out: Path,
+    episodes: Sequence[TrueEpisode],
+    measured: Measured,
+    title: str,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write videos, TensorBoard logs, HTML and, last, `report.json`."""
+    logger = tensorboard_logger(out)
+    panels = []
+    for i, episode in enumerate(episodes):
+        panels.append(_panel(episode, i, measured))
+        shown = side_by_side(list(panels[-1].frames.values()), list(panels[-1].frames))
+        add_video(logger, f"long/{episode.meta.id}", shown, 0, episode.meta.fps)
+        clip = encode_mp4(shown, episode.meta.fps, upscale=2)
+        write_bytes(out / "videos" / f"{episode.meta.id}.mp4", clip)
+    for row, content in measured.report["rows"].items():
+        log_row(logger, row, content["metrics"])
+    headline = {
+        f"{name}/{row}": cell["value"]
+        for row, content in measured.report["rows"].items()
+        for name, cell in content["metrics"].items()
+        if cell["value"] is not None
+    }
+    log_hparams(logger, measured.report["settings"], headline)
+    logger.finalize("success")
+    turn = panels[0].marks[0][0] if panels[0].marks else 0
+    last = min(len(frames) for frames in panels[0].frames.values()) - 1
+    strip = filmstrip(panels[0].frames, _strip_frames(turn, last), 2)
+    write_bytes(out / "filmstrip.png", strip)
+    write_report(out / "report.html", measured.report, panels, title, notes)
+    write_json(out / MARKER, measured.report)
+
+
+def _panel(episode: TrueEpisode, index: int, measured: Measured) -> VideoPanel:
+    frames = {"true": to_frames(episode.video)}
+    for row, videos in measured.videos.items():
+        frames[LABELS[row]] = to_frames(videos[index].long)
+    shown = num_outbound(episode.meta)
+    marks = []
+    if shown is not None:
+        marks = [(episode.meta.actions[shown].stop, "the way back begins")]
+    return VideoPanel(episode.meta.id, frames, episode.meta.fps, marks)
+
+
+def _strip_frames(turn: int, last: int) -> list[int]:
+    """Frames for the picture: along the way out, then the same places on the way back."""
+    if not turn:
+        return [last * i // 7 for i in range(8)]
+    out = [7, turn // 3, 2 * turn // 3, turn - 1]
+    back = [min(last, 2 * (turn - 1) - frame) for frame in reversed(out[:-1])]
+    return [*out, *back]

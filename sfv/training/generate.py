@@ -1,0 +1,180 @@
+"""Rollouts of test episodes under the three protocols, with or without memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfv.data.schema import EpisodeMeta
+from sfv.diffusion.sampler import SamplerSettings
+from sfv.fast.learner import FastLearner, FastSettings
+from sfv.fast.rollout import Chunk, Rollout, join
+from sfv.models.temporal_lora import TemporalLoRA
+from sfv.models.world_model import WorldModel
+from sfv.training.slow_fast import LoRASettings
+from sfv.types import Precision
+
+Row = Literal["none", "fast"]
+"""A row of the report: without memory, or with fast learning."""
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How videos are made.
+
+    Args:
+        sampler: diffusion sampler, sampling steps, guidance.
+        lora: the shape of Θ.
+        fast: how Θ learns.
+        precision: arithmetic; `bf16` is faster on recent CPUs and GPUs.
+        seed: names the noise; rows share it.
+    """
+
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    fast: FastSettings = field(default_factory=FastSettings)
+    precision: Precision = "32"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrueEpisode:
+    """A true episode to compare with.
+
+    Args:
+        meta: its description.
+        video: its frames, `t 3 height width`, in [0, 1].
+        latents: the codec's encoding, `1 c t h w`.
+    """
+
+    meta: EpisodeMeta
+    video: Float[Tensor, "t 3 height width"]
+    latents: Float[Tensor, "1 c t h w"]
+
+    @property
+    def actions(self) -> list[str]:
+        """One a chunk to make: the first chunk is given."""
+        return [action.text for action in self.meta.actions[1:]]
+
+
+@dataclass(frozen=True)
+class EpisodeVideos:
+    """What one row made of one episode; all `t 3 height width` in [0, 1].
+
+    Args:
+        next_chunk: each chunk generated from its true context; frames f_p to the end.
+        long: the whole rollout, the given first chunk included.
+        returned: the generated way back after the true way out; None without revisits.
+        losses: `fast/loss` of each chunk of the long rollout (empty without memory).
+        gains: `fast/gain` of each chunk of the long rollout.
+    """
+
+    next_chunk: Float[Tensor, "t 3 height width"]
+    long: Float[Tensor, "t2 3 height width"]
+    returned: Float[Tensor, "t3 3 height width"] | None
+    losses: list[float]
+    gains: list[float]
+
+
+@contextmanager
+def rollout_of(model: WorldModel, row: Row, settings: GenerationSettings) -> Iterator[Rollout]:
+    """Build the rollout of a row; Θ is inside the denoiser only within this context."""
+    if row == "none":
+        yield Rollout(model, settings.sampler, None, settings.seed, settings.precision)
+        return
+    shape = settings.lora
+    with TemporalLoRA(model.denoiser, shape.r, shape.alpha, shape.targets) as lora:
+        learner = FastLearner(
+            model.denoiser,
+            lora,
+            model.schedule,
+            lambda: model.text([""]),
+            settings.fast,
+            settings.seed,
+            settings.precision,
+        )
+        yield Rollout(model, settings.sampler, learner, settings.seed, settings.precision)
+
+
+def check_episode(meta: EpisodeMeta, model: WorldModel) -> None:
+    """Check that an episode is cut as the model generates.
+
+    Raises:
+        ValueError: an action is not f_g frames long, or the episode is shorter than one window.
+    """
+    window = model.num_context + model.num_generated
+    if meta.num_frames < window:
+        raise ValueError(
+            f"episode {meta.id} has {meta.num_frames} frames, but one window of this model has "
+            f"{window} (context {model.num_context} + generated {model.num_generated}); leave it out"
+        )
+    for action in meta.actions[1:]:
+        if action.stop - action.start != model.num_generated:
+            raise ValueError(
+                f"episode {meta.id}: action {action.text!r} lasts frames {action.start} to "
+                f"{action.stop}, but this model generates {model.num_generated} frames an action; "
+                "collect or cut episodes with that many frames an action"
+            )
+    if meta.actions[0].stop < model.num_context:
+        raise ValueError(
+            f"episode {meta.id}: its first action ends at frame {meta.actions[0].stop}, but the "
+            f"context needs {model.num_context} frames before the next action"
+        )
+
+
+def num_outbound(meta: EpisodeMeta) -> int | None:
+    """Chunks after the first until the way back begins; None for an episode without revisits."""
+    if not meta.revisits:
+        return None
+    turn = min(later for _, later in meta.revisits)
+    return sum(action.stop <= turn for action in meta.actions) - 1
+
+
+def generate(
+    rollout: Rollout, episode: TrueEpisode, on_chunk: Callable[[Chunk], None] | None = None
+) -> EpisodeVideos:
+    """Run one episode under all protocols."""
+    model, actions = rollout.model, episode.actions
+    first = episode.meta.actions[0].stop
+    start, truth = episode.latents[:, :, :first], episode.latents[:, :, first:]
+    key = episode.meta.id
+    next_chunks = rollout.run(
+        key, start, actions, protocol="next_chunk", truth=truth, on_chunk=on_chunk
+    )
+    long = rollout.run(key, start, actions, on_chunk=on_chunk)
+    shown = num_outbound(episode.meta)
+    returned = None
+    if shown is not None:
+        chunks = rollout.run(
+            key,
+            start,
+            actions,
+            protocol="return",
+            truth=truth,
+            num_shown=shown,
+            on_chunk=on_chunk,
+        )
+        returned = decode(model, chunks[shown:])
+    learned = [chunk.learned for chunk in long if chunk.learned is not None]
+    return EpisodeVideos(
+        next_chunk=decode(model, next_chunks),
+        long=model.codec.decode(join(start, long))[0],
+        returned=returned,
+        losses=[report.loss for report in learned],
+        gains=[report.gain for report in learned],
+    )
+
+
+def decode(model: WorldModel, chunks: Sequence[Chunk]) -> Float[Tensor, "t 3 height width"]:
+    """Decode chunks to one video."""
+    video: Tensor = model.codec.decode(torch.cat([chunk.latents for chunk in chunks], dim=2))[0]
+    return video
+
+
+def num_chunks(episodes: Sequence[TrueEpisode]) -> int:
+    """Chunks that `generate` will report, for a progress bar."""
+    return sum(len(e.actions) * (2 if num_outbound(e.meta) is None else 3) for e in episodes)

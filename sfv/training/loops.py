@@ -1,0 +1,192 @@
+"""The slow-fast learning loop (Algorithm 1b) as Lightning loops.
+
+One Lightning "epoch" is one outer iteration: a fast phase over a group of episodes fills the replay
+D_s with (X_i, X_{i+1}, c_i, Θ_i); then the stock training epoch loop runs over the replay. So
+`global_step`, `max_steps`, accumulation, schedulers, validation and checkpoints all count slow steps.
+
+All private Lightning names that the project uses are imported here and nowhere else.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.loops.fit_loop import _FitLoop
+from pytorch_lightning.loops.loop import _Loop
+from pytorch_lightning.loops.progress import _Progress
+from torch import Tensor
+
+from sfv import rng
+from sfv.fast.learner import FastLearner
+from sfv.types import EpisodeBatch
+
+
+@dataclass(frozen=True)
+class ReplayItem:
+    """(X_i, X_{i+1}, c_i, Θ_i): a pair, its action, and the memory *before* it learned the pair."""
+
+    latents: Float[Tensor, "1 c t h w"]
+    action: str
+    memory: dict[str, Tensor] = field(repr=False)
+    key: str = ""
+
+
+class FastLoop(_Loop):
+    """The inner loop: fast learning over one group of episodes, Φ frozen; fills `replay`.
+
+    Args:
+        trainer: the trainer, for its loggers and progress.
+        learner: trains Θ.
+        episodes_per_group: episodes of one fast phase.
+        max_chunks: chunk pairs learned of each episode, from its start; None takes all.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        learner: FastLearner,
+        episodes_per_group: int,
+        max_chunks: int | None,
+    ) -> None:
+        super().__init__(trainer)
+        self.learner = learner
+        self.episodes_per_group, self.max_chunks = episodes_per_group, max_chunks
+        self.episode_progress = _Progress()
+        self.chunk_progress = _Progress()
+        self.replay: list[ReplayItem] = []
+
+    @property
+    def done(self) -> bool:
+        return self.episode_progress.current.completed >= self.episodes_per_group
+
+    def run(self, data_fetcher: _DataFetcher) -> list[ReplayItem]:
+        """Learn one group and return its replay items, in the order they were learned.
+
+        Raises:
+            StopIteration: the episode stream has ended.
+        """
+        self.reset()
+        while not self.done:
+            batch, _, _ = next(data_fetcher)
+            self.advance(batch)
+        return self.replay
+
+    def reset(self) -> None:
+        self.replay = []
+        self.episode_progress.reset_on_run()
+        self.chunk_progress.reset_on_run()
+
+    def advance(self, batch: EpisodeBatch) -> None:
+        """Learn one episode from its true chunks, keeping Θ_i before each pair."""
+        self.episode_progress.increment_ready()
+        pairs = batch["pairs"].to(self.trainer.strategy.root_device)
+        self.learner.begin(f"{batch['key']}#{self.episode_progress.total.ready}")
+        for i, action in enumerate(batch["actions"][: self.max_chunks]):
+            self.chunk_progress.increment_ready()
+            pair = pairs[i : i + 1]
+            memory = self.learner.weights.state()
+            report = self.learner.learn(pair, i)
+            self.replay.append(ReplayItem(pair, action, memory, f"{batch['key']}/{i}"))
+            self.chunk_progress.increment_completed()
+            self._log({"fast/loss": report.loss, "fast/gain": report.gain})
+        self.episode_progress.increment_completed()
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        """`self.log` is not to be had in an own loop: write to the loggers and the progress bar.
+
+        The x-axis counts chunk pairs learned.
+        """
+        trainer = self.trainer
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=self.chunk_progress.total.completed)
+        trainer.progress_bar_metrics.update(metrics)
+
+
+class ReplayFetcher(_DataFetcher):
+    """Feeds replay items to the slow phase, one a batch, in a seeded shuffled order."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed, self.phase, self.position = seed, 0, 0
+        self.items: list[ReplayItem] = []
+
+    def load(self, items: list[ReplayItem], phase: int) -> None:
+        generator = rng.stream(self.seed, "replay-order", phase)
+        order = torch.randperm(len(items), generator=generator).tolist()
+        self.items, self.phase, self.position = [items[i] for i in order], phase, 0
+        self.fetched, self.done = 0, not items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> "ReplayFetcher":
+        return self
+
+    def __next__(self) -> Any:
+        if self.position >= len(self.items):
+            raise StopIteration
+        item = self.items[self.position]
+        self.position += 1
+        self.fetched += 1
+        self.done = self.position >= len(self.items)
+        batch = {
+            "latents": item.latents,
+            "actions": [item.action],
+            "keys": [item.key],
+            "memory": item.memory,
+        }
+        return batch, self.position - 1, 0
+
+    def reset(self) -> None:
+        """Keep the items: `load` owns them, Lightning calls this at places of its own."""
+
+
+class SlowFastFitLoop(_FitLoop):
+    """Nests the fast loop in slow training: fast phase, then slow steps on its replay, and again."""
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        min_epochs: int | None,
+        max_epochs: int | None,
+        fast_loop: FastLoop,
+        replay: ReplayFetcher,
+    ) -> None:
+        super().__init__(trainer, min_epochs, max_epochs)
+        self.fast_loop, self.replay = fast_loop, replay
+
+    def setup_data(self) -> None:
+        super().setup_data()  # counts episodes; the slow phase counts replay items
+        if self.max_batches != 0:
+            self._count_replay()
+
+    def advance(self) -> None:
+        fetcher = self._data_fetcher
+        assert fetcher is not None
+        try:
+            items = self.fast_loop.run(fetcher)
+        except StopIteration:
+            iter(fetcher)  # a finite stream of episodes starts over
+            items = self.fast_loop.run(fetcher)
+        self.replay.load(items, self.epoch_progress.current.ready)
+        self._count_replay()
+        with self.trainer.profiler.profile("run_training_epoch"):  # type: ignore[attr-defined]
+            self.epoch_loop.run(self.replay)
+
+    def _count_replay(self) -> None:
+        self.max_batches = len(self.replay) or float("inf")
+        if self.trainer.val_check_interval == 1.0 and len(self.replay):
+            self.trainer.val_check_batch = len(self.replay)
+
+
+def use_slow_fast_loop(trainer: pl.Trainer, fast_loop: FastLoop, seed: int) -> None:
+    """Replace the trainer's fit loop; call it before `trainer.fit`."""
+    stock = trainer.fit_loop
+    loop = SlowFastFitLoop(
+        trainer, stock.min_epochs, stock.max_epochs, fast_loop, ReplayFetcher(seed)
+    )
+    loop.epoch_loop = stock.epoch_loop
+    trainer.fit_loop = loop

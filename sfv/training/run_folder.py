@@ -1,0 +1,93 @@
+"""A run is one folder: resolved config, code version, environment, logs, checkpoints, model."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import TensorBoardLogger
+
+import sfv
+from sfv.files import claim_folder, write_bytes, write_json
+
+CONFIG = "config.yaml"
+
+
+def open_run_folder(folder: Path, config: str) -> None:
+    """Make a run folder, or reopen the folder of the same run.
+
+    Args:
+        folder: where the run lives.
+        config: the resolved configuration as YAML.
+
+    Raises:
+        FileExistsError: the folder belongs to another run, or is no run folder; the message names the
+            first setting that differs.
+    """
+    claim_folder(folder, CONFIG, "a run folder")
+    path = folder / CONFIG
+    if path.exists():
+        difference = first_difference(path.read_text(), config)
+        if difference:
+            raise FileExistsError(
+                f"{folder} belongs to another run: its config.yaml differs ({difference}). "
+                "Give another --out, or the settings this folder was started with to go on with it"
+            )
+        return
+    write_json(folder / "environment.json", environment())
+    commit, diff = git_state()
+    write_bytes(folder / "git.txt", commit.encode())
+    write_bytes(folder / "git.diff", diff.encode())
+    write_bytes(path, config.encode())
+
+
+def first_difference(old: str, new: str) -> str:
+    """Name the first line in which two configs differ; empty when they are equal."""
+    old_lines, new_lines = old.splitlines(), new.splitlines()
+    for before, after in zip(old_lines, new_lines, strict=False):
+        if before != after:
+            return f"`{before.strip()}` there, `{after.strip()}` now"
+    if len(old_lines) != len(new_lines):
+        return f"{len(old_lines)} lines there, {len(new_lines)} now"
+    return ""
+
+
+def environment() -> dict[str, Any]:
+    """Python, platform and package versions; no environment variables, which may hold secrets."""
+    packages = {d.metadata["Name"]: d.version for d in distributions()}
+    return {
+        "sfv": sfv.__version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "packages": dict(sorted(packages.items())),
+    }
+
+
+def git_state() -> tuple[str, str]:
+    """Commit and uncommitted diff of the checkout that `sfv` runs from; empty without one."""
+    root = Path(sfv.__file__).parent
+
+    def git(*args: str) -> str:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=20
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout if done.returncode == 0 else ""
+
+    return git("rev-parse", "HEAD"), git("diff", "HEAD")
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to resume from: the newest file under `checkpoints/`."""
+    found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def tensorboard_logger(folder: Path) -> TensorBoardLogger:
+    """One event folder a run, so that a run that goes on stays one curve."""
+    return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)

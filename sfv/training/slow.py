@@ -1,0 +1,120 @@
+"""The slow learner Φ as a LightningModule: wiring only, the mathematics is in `sfv.diffusion`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from sfv import rng
+from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
+from sfv.diffusion.schedule import NoiseSchedule
+from sfv.models.world_model import WorldModel
+
+VAL_NOISE_DRAWS = 4
+"""Fixed noise draws a validation window is scored on; their timesteps are spread over the schedule."""
+
+
+class SlowLearner(pl.LightningModule):
+    """Learns world dynamics by masked conditional video diffusion (eq. 1, 2).
+
+    Args:
+        denoiser: ε_Φ, a `sfv.types.Denoiser`; all of it is trained.
+        codec: a `sfv.types.FrameCodec`; frozen.
+        text: a `sfv.types.TextEncoder`; a learned one (the action table) is trained along.
+        schedule: diffusion noise schedule and what the denoiser predicts.
+        num_context: f_p, clean frames in front, in frames.
+        num_generated: f_g, frames to generate, in frames.
+        optimizer: called with the parameters to train. Paper: Adam, learning rate 5e-6 at batch 128.
+        lr_scheduler: called with the optimiser, stepped once a slow step; none keeps the rate constant.
+        text_dropout: share of samples whose action is replaced by "no text", which fast learning and
+            guidance need; 0 to 1.
+        init_from: folder of a trained world model whose Φ (and learned text) training starts from.
+        seed: names the noise streams.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        codec: nn.Module,
+        text: nn.Module,
+        schedule: NoiseSchedule = NoiseSchedule(),  # noqa: B008 (frozen)
+        num_context: int = 8,
+        num_generated: int = 8,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        text_dropout: float = 0.1,
+        init_from: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= text_dropout <= 1.0:
+            raise ValueError(f"text_dropout is {text_dropout}; allowed: 0 to 1")
+        self.world_model = WorldModel(denoiser, codec, text, schedule, num_context, num_generated)
+        if init_from is not None:
+            self.world_model.load_weights(init_from)
+        # Registered here so that Lightning moves, trains and saves them.
+        self.denoiser, self.codec, self.text = denoiser, codec, text
+        self.codec.requires_grad_(False)
+        self.schedule, self.num_context, self.num_generated = schedule, num_context, num_generated
+        self.text_dropout, self.seed = text_dropout, seed
+        self.make_optimizer: Callable[..., Any] = optimizer
+        self.make_scheduler: Callable[..., Any] | None = lr_scheduler
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Float[Tensor, ""]:
+        generator = rng.stream(
+            self.seed, "slow-noise", self.global_step, batch_idx, self.global_rank
+        )
+        drop = torch.rand(len(batch["actions"]), generator=generator) < self.text_dropout
+        actions = ["" if d else a for d, a in zip(drop, batch["actions"], strict=True)]
+        loss = self._loss(batch, actions, generator)
+        self.log("slow/loss", loss, prog_bar=True, batch_size=len(actions))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        losses = []
+        for draw in range(VAL_NOISE_DRAWS):
+            generator = rng.stream(self.seed, "val-noise", batch_idx, draw, self.global_rank)
+            low, high = draw / VAL_NOISE_DRAWS, (draw + 1) / VAL_NOISE_DRAWS
+            losses.append(self._loss(batch, batch["actions"], generator, low, high))
+        size = len(batch["actions"])
+        self.log(
+            "val/loss", torch.stack(losses).mean(), prog_bar=True, sync_dist=True, batch_size=size
+        )
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(p for p in self.parameters() if p.requires_grad)
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed dropout, which can only draw from the global generator, by the slow step."""
+        torch.manual_seed(
+            rng.seed_of(self.seed, "dropout", self.global_step, batch_idx, self.global_rank)
+        )
+
+    def _loss(
+        self,
+        batch: dict[str, Any],
+        actions: list[str],
+        generator: torch.Generator,
+        low: float = 0.0,
+        high: float = 1.0,
+    ) -> Float[Tensor, ""]:
+        latents = batch["latents"]
+        timestep = draw_timesteps(len(actions), self.schedule, generator, low, high)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        return masked_conditional_loss(
+            self.world_model.denoiser,
+            latents,
+            self.text(actions),
+            noise,
+            timestep.to(latents.device),
+            self.num_context,
+            self.schedule,
+        ).mean()
