@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_tools.collect.doom_engine import (
@@ -39,6 +38,7 @@ from data_tools.collect.doom_walks import (
     revisits,
     there_and_back,
 )
+from data_tools.collect.pictures import revisit_psnr, shrink
 from data_tools.files import VIDEO_CODEC, encode_mp4, settings_hash, write_episode
 from sfv.data.files import write_atomic
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split, from_json
@@ -46,10 +46,6 @@ from sfv.rng import seed_of
 
 VERSION = "1"
 FPS = 8.0
-GAMMA = 1.5
-_FINE = 8
-"""Steps of a brightness level that are told apart before brightening."""
-
 MIN_RETURN_PSNR = 30.0
 MIN_BRIGHTNESS = 24.0
 MAX_ATTEMPTS = 30
@@ -308,38 +304,6 @@ def _meta(
         provenance=Provenance("data_tools.collect.doom", VERSION, settings.hash()),
         encoding=Encoding("video", VIDEO_CODEC, "uint8"),
     )
-
-
-def shrink(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Crop the middle square, average down to `size` pixels and brighten by GAMMA."""
-    side = pictures.shape[1]
-    left = (pictures.shape[2] - side) // 2
-    weights = _area_weights(side, size)
-    planes = np.moveaxis(pictures[:, :, left : left + side], 3, 1).astype(np.float32)
-    small = np.moveaxis(weights @ planes @ weights.T, 1, 3)
-    levels = np.arange(_FINE * 255 + 1) / (_FINE * 255)
-    brighter = np.round(255 * levels ** (1 / GAMMA)).astype(np.uint8)
-    return np.asarray(brighter[np.rint(small * _FINE).astype(np.int64)])
-
-
-def _area_weights(side: int, size: int) -> NDArray[np.float32]:
-    """Row i holds how much of each of `side` pixels lies under output pixel i; rows sum to 1."""
-    edges, pixels = np.linspace(0, side, size + 1), np.arange(side)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return np.asarray(np.clip(overlap, 0, 1) * size / side, dtype=np.float32)
-
-
-def revisit_psnr(
-    frames: NDArray[np.uint8], pairs: list[tuple[int, int]]
-) -> tuple[float, float] | None:
-    """Least and mean PSNR (dB) over pairs of frames; equal frames count as 99 dB."""
-    if not pairs:
-        return None
-    values = []
-    for first, later in pairs:
-        error = np.mean((frames[first].astype(np.float64) - frames[later]) ** 2)
-        values.append(min(99.0, float(10 * np.log10(255**2 / max(error, 1e-9)))))
-    return round(min(values), 2), round(float(np.mean(values)), 2)
 
 
 def _summary(settings: Settings, outcomes: list[Outcome], before: int) -> dict[str, Any]:

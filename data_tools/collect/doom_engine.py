@@ -91,7 +91,7 @@ class Engine:
         return frames, told
 
     def _told(self, pose: Pose) -> tuple[float, float, float, float]:
-        x, y, z, yaw = self._variables()
+        x, y, z, yaw = self.position()
         turn = (yaw - pose.yaw + 180) % 360 - 180
         if max(abs(x - pose.x), abs(y - pose.y)) > 1 or abs(turn) > 0.01:
             raise OffCourse(f"asked for {pose}, got x={x} y={y} yaw={yaw}")
@@ -99,12 +99,13 @@ class Engine:
 
     def _stand(self, pose: Pose) -> None:
         """Put the player at a pose, also where only the heading is new: a warp settles the eye."""
-        left = (pose.yaw - self._variables()[3] + 180) % 360 - 180
+        left = (pose.yaw - self.position()[3] + 180) % 360 - 180
         self.game.send_game_command(f"warp {round(pose.x)} {round(pose.y)}")
         self.game.make_action([-left], 1)
         self._wait(_TICS - 1)
 
-    def _variables(self) -> list[float]:
+    def position(self) -> list[float]:
+        """Where the player is: x, y, z, yaw."""
         return [float(self.game.get_game_variable(v)) for v in self.variables]
 
     def _wait(self, tics: int) -> None:

@@ -3,6 +3,7 @@ import doctest
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +114,9 @@ def test_reverse_actions_are_pairs() -> None:
 def test_schema_loads_no_torch() -> None:
     code = "import sys, sfv.data.schema, data_tools.collect.doom; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_example_of_the_docs_is_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "schema.md").read_text()
+    example = page.split("```json\n")[1].split("```")[0]
+    assert from_json(example).actions[1].text == "turn left"

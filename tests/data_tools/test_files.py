@@ -1,0 +1,77 @@
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_tools.files import encode_mp4, find_episodes, settings_hash, write_episode
+from sfv.data.files import write_atomic
+from sfv.data.schema import SchemaError
+from sfv.data.stages import decode_mp4
+from tests.data.make import make_meta, make_video, video_sample
+
+
+def put(folder: Path, key: str, **changes: object) -> None:
+    folder.mkdir(exist_ok=True)
+    sample = video_sample(key, **changes)
+    write_episode(folder, sample.meta, sample.payload)
+
+
+def test_mp4_is_lossless_for_any_even_size() -> None:
+    for height, width in ((16, 24), (64, 64), (18, 30)):
+        frames = np.random.default_rng(0).integers(0, 256, (5, height, width, 3), dtype=np.uint8)
+        assert np.array_equal(decode_mp4(encode_mp4(frames, 8.0)), frames)
+
+
+def test_episodes_are_found_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    put(tmp_path / "one", "b")
+    put(tmp_path / "two", "a")
+    put(tmp_path / "two", "c")
+    (tmp_path / "two" / "summary.json").write_text("{}")
+    found = list(find_episodes([tmp_path / "one", tmp_path / "two"]))
+    assert [meta.id for meta, _ in found] == ["a", "b", "c"]
+    assert np.array_equal(decode_mp4(found[1][1].read_bytes()), make_video("b", 12))
+
+
+def test_faults_of_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="no episode"):
+        list(find_episodes([tmp_path]))
+    put(tmp_path / "one", "a")
+    put(tmp_path / "two", "a")
+    with pytest.raises(SchemaError, match=r"'a' stands in .*two and .*one"):
+        list(find_episodes([tmp_path / "one", tmp_path / "two"]))
+    (tmp_path / "one" / "a.json").rename(tmp_path / "one" / "b.json")
+    with pytest.raises(SchemaError, match=r"'a' has only one of \.mp4 and \.json"):
+        list(find_episodes([tmp_path / "one"]))
+    (tmp_path / "one" / "a.mp4").rename(tmp_path / "one" / "b.mp4")
+    with pytest.raises(SchemaError, match=r"b\.json: names the id 'a'"):
+        list(find_episodes([tmp_path / "one"]))
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*a\.mp4 .*make room"):
+            write_episode(tmp_path, make_meta("a"), bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_atomic_keeps_the_old_file_on_failure(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    write_atomic(path, b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match="nothing was left there"):
+            write_atomic(path, bytes(20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_settings_hash_is_stable() -> None:
+    assert settings_hash({"b": 1, "a": (1, 2)}) == settings_hash({"a": [1, 2], "b": 1})
+    assert settings_hash({"a": 1}) != settings_hash({"a": 2})
