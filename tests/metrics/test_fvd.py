@@ -13,7 +13,7 @@ from sfv.metrics.fvd import (
     fvd_floor,
     kernel_distance,
 )
-from sfv.rng import stream
+from sfv.rng import seed_of, stream
 
 
 class Corners:
@@ -140,6 +140,21 @@ def test_interval_is_centred_paired_and_repeatable() -> None:
     torn = clip_interval(frechet_distance, real, fake[torch.arange(23, -1, -1)], groups, seed=1)
     assert torn[1] is not None and torn[1] - value > high - value
     assert clip_interval(frechet_distance, real, fake, [0] * 24, seed=1) == (None, None)
+
+
+def test_interval_is_the_spread_of_resampled_episodes_moved_onto_the_value() -> None:
+    real, groups = _features(12, 30, 1), [0, 0, 1, 1, 1, 2, 3, 3, 4, 4, 5, 5]
+    fake = real + 0.3 * _features(12, 30, 2)
+    rng = np.random.default_rng(seed_of(4, "clip-bootstrap", 6))
+    draws = []
+    for _ in range(100):
+        rows = [c for e in rng.integers(0, 6, 6) for c in range(12) if groups[c] == e]
+        draws.append(frechet_distance(real[rows], fake[rows]).item())
+    value = frechet_distance(real, fake).item()
+    assert np.mean(draws) > value
+    expected = np.quantile(draws, [0.025, 0.975]) + value - np.mean(draws)
+    interval = clip_interval(frechet_distance, real, fake, groups, seed=4)
+    assert interval == pytest.approx(tuple(expected))
 
 
 def test_class_equals_the_function_and_merges_uneven_processes() -> None:

@@ -50,15 +50,17 @@ def _write(path: Path, frames: np.ndarray, fps: int) -> None:
         file.mux(stream.encode(None))
 
 
-@pytest.mark.parametrize("size", [(48, 56), (180, 300)])
-def test_equals_pyscenedetect_on_a_lossless_file(tmp_path: Path, size: tuple[int, int]) -> None:
-    """The larger frames are reduced first, in both."""
-    film = noisy(_film([18, 17, 6, 22], *size), 0.02)
+@pytest.mark.parametrize(("size", "level"), [((48, 56), 0.02), ((90, 640), 0.1)])
+def test_equals_pyscenedetect_on_a_lossless_file(
+    tmp_path: Path, size: tuple[int, int], level: float
+) -> None:
+    """Wide frames are reduced first, in both: at full size the noise would hide every cut."""
+    film = noisy(_film([18, 17, 6, 22], *size), level)
     path = tmp_path / "film.mkv"
     _write(path, to_bgr(film), 10)
     scenes = detect(str(path), AdaptiveDetector())
     assert scene_cuts(film, fps=10) == [start.frame_num for start, _ in scenes[1:]]
-    assert len(scenes) >= 3
+    assert len(scenes) >= 2
 
 
 def test_class_counts_a_video_and_merges() -> None:
