@@ -350,7 +350,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--size", type=int, default=64, help="height and width of a frame, pixels")
     p.add_argument("--seed", type=int, default=0, help="of the walks and of the engine")
     p.add_argument("--workers", type=int, default=2, help="processes; changes no result")
-    p.add_argument("--maps", nargs="+", metavar="MAPnn", help="levels (default: all of the split)")
+    p.add_argument("--maps", nargs="+", metavar="MAPnn", help="levels; none: all of the split")
     p.add_argument("--strafe", action="store_true", help='also "step left" and "step right"')
     p.add_argument("--resume", action="store_true", help="keep finished episodes in --out")
     return p

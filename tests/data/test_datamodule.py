@@ -1,5 +1,5 @@
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +8,9 @@ import pytorch_lightning as pl
 import torch
 
 from sfv.data.datamodule import EpisodeDataModule, WindowStream, episodes
+from sfv.data.episode_stream import EpisodeStream
 from sfv.data.shards import ShardError, ShardIndex, find_shards, write_shards
-from tests.data.make import CHUNK, latents_sample, make_latents, make_video, video_sample
+from tests.data.make import CHUNK, TEXTS, latents_sample, make_latents, make_video, video_sample
 
 NUM_EPISODES, NUM_CHUNKS = 7, 4
 NUM_WINDOWS = NUM_EPISODES * (NUM_CHUNKS - 1)
@@ -180,3 +181,29 @@ def test_episodes_gives_video_between_0_and_1(tmp_path: Path) -> None:
     ((_, video),) = episodes(tmp_path)
     expected = np.moveaxis(make_video("a", 12), 3, 1).astype(np.float32) / 255
     assert torch.equal(video, torch.from_numpy(expected))
+
+
+def test_episode_mode_gives_each_episode_once_a_pass(latents: Path) -> None:
+    loader = data(latents, mode="episodes", seed=2).train_dataloader()
+    given = list(islice(loader, 2 * NUM_EPISODES))
+    first, second = (
+        [episode["key"] for episode in part]
+        for part in (given[:NUM_EPISODES], given[NUM_EPISODES:])
+    )
+    assert sorted(first) == sorted(second) == [f"e-{i:03d}" for i in range(NUM_EPISODES)]
+    assert first != second
+    for episode in given[:2]:
+        whole = make_latents(float(episode["key"][2:]), NUM_CHUNKS * CHUNK)
+        expected = [whole[:, i * CHUNK : (i + 2) * CHUNK] for i in range(NUM_CHUNKS - 1)]
+        assert torch.equal(episode["pairs"], torch.stack(expected))
+        assert episode["actions"] == list(TEXTS[1:NUM_CHUNKS])
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_the_episodes(index: ShardIndex, world: int) -> None:
+    shares = [
+        [e["key"] for e in EpisodeStream(index, CHUNK, CHUNK, 0, False, rank, world)]
+        for rank in range(world)
+    ]
+    assert sorted(chain(*shares)) == [f"e-{i:03d}" for i in range(NUM_EPISODES)]
+    assert min(map(len, shares)) > 0
