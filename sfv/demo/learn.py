@@ -57,7 +57,7 @@ def slow(part: Path, latents: Path, settings: DemoSettings) -> None:
     data = _data(latents, learner, settings, "windows")
     trainer = _trainer(part, settings.slow_steps, max(1, settings.slow_steps // 4))
     with _fewer_warnings():
-        train(trainer, learner, data, None, part)
+        train(trainer, learner, data, None, part, slow_settings(settings))
 
 
 def loop_settings(settings: DemoSettings) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def slow_fast(part: Path, latents: Path, model: Path, settings: DemoSettings) ->
     )
     trainer = _trainer(part, settings.loop_steps, settings.loop_steps)
     with _fewer_warnings():
-        train(trainer, learner, data, loop, part)
+        train(trainer, learner, data, loop, part, loop_settings(settings))
 
 
 def report_settings(settings: DemoSettings) -> dict[str, Any]:

@@ -1,15 +1,21 @@
 """`sfv fit`: slow learning, or the slow-fast loop, from one YAML file."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 from jsonargparse import set_parsing_settings
+from jsonargparse.typing import PositiveInt
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from sfv.data.datamodule import EpisodeDataModule
-from sfv.training.run_folder import newest_checkpoint, open_run_folder
+from sfv.report.tensorboard import log_hparams
+from sfv.training.run_folder import newest_checkpoint, open_run_folder, tensorboard_logger
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings, fit_slow_fast
 
@@ -19,6 +25,12 @@ class FitCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--out", default="runs/fit", help="folder of this run")
+        parser.add_argument(
+            "--checkpoint_every",
+            type=PositiveInt,
+            default=100,
+            help="slow steps between two checkpoints; the newest is kept",
+        )
         parser.add_argument(
             "--slow_fast",
             type=SlowFastSettings | None,
@@ -38,6 +50,21 @@ class FitCLI(LightningCLI):
             apply_on="instantiate",
         )
 
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Add what every run has: TensorBoard logs in its folder, a checkpoint to resume from."""
+        out, chosen = Path(self.config_init.out), self.config_init.trainer
+        checkpoint = ModelCheckpoint(
+            out / "checkpoints",
+            filename="newest",
+            every_n_train_steps=self.config_init.checkpoint_every,
+            enable_version_counter=False,
+        )
+        kwargs["callbacks"] = [*(chosen.callbacks or []), checkpoint]
+        if chosen.logger in (None, True):
+            kwargs["logger"] = tensorboard_logger(out)
+        trainer: pl.Trainer = super().instantiate_trainer(**kwargs)
+        return trainer
+
 
 def _data_mode(slow_fast: SlowFastSettings | None) -> str:
     return "windows" if slow_fast is None else "episodes"
@@ -50,6 +77,8 @@ def _codec_fingerprint(learner: SlowLearner) -> str:
 def parse(args: Sequence[str]) -> FitCLI:
     """Parse and construct everything; a typo or a wrong type ends here, before any training."""
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     return FitCLI(
         SlowLearner,
         EpisodeDataModule,
@@ -57,26 +86,25 @@ def parse(args: Sequence[str]) -> FitCLI:
         args=list(args),
         seed_everything_default=0,
         save_config_callback=None,
+        auto_configure_optimizers=False,
         parser_kwargs={"parser_mode": "omegaconf+", "prog": "sfv fit"},
     )
 
 
-def run_callbacks(out: Path) -> list[pl.Callback]:
-    """Callbacks that every run has: a newest checkpoint to resume from."""
-    return [
-        ModelCheckpoint(
-            out / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False
-        )
-    ]
-
-
 def fit(args: Sequence[str]) -> None:
-    """Train in a run folder; called again with the same settings it goes on from the newest checkpoint."""
+    """Train in a run folder; the same settings again go on from its newest checkpoint."""
     cli = parse(args)
     out = Path(cli.config.out)
-    open_run_folder(out, cli.parser.dump(cli.config, skip_link_targets=False))
-    trainer, learner = cli.trainer, cli.model
-    train(trainer, learner, cli.datamodule, cli.config_init.slow_fast, out)
+    config = cli.parser.dump(cli.config, skip_link_targets=False)
+    open_run_folder(out, config)
+    train(
+        cli.trainer,
+        cli.model,
+        cli.datamodule,
+        cli.config_init.slow_fast,
+        out,
+        cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(config))),
+    )
     print(f"model: {out / 'model'}\nlogs:  tensorboard --logdir {out}")
 
 
@@ -86,6 +114,7 @@ def train(
     datamodule: pl.LightningDataModule,
     slow_fast: SlowFastSettings | None,
     out: Path,
+    settings: Mapping[str, Any],
 ) -> None:
     """Train, then save the world model under `out/model`.
 
@@ -95,9 +124,13 @@ def train(
         datamodule: windows, or episodes for the slow-fast loop.
         slow_fast: the loop's settings; None trains slowly only.
         out: the run folder.
+        settings: shown in TensorBoard's HParams beside `val/loss`.
     """
     newest = newest_checkpoint(out)
     resume = None if newest is None else str(newest)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            log_hparams(logger, settings, {"val/loss": float("nan")})
     if slow_fast is None:
         trainer.fit(learner, datamodule=datamodule, ckpt_path=resume, weights_only=True)
     else:

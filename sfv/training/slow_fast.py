@@ -110,6 +110,6 @@ def fit_slow_fast(
         )
         use_slow_fast_loop(trainer, fast_loop, settings.seed)
         trainer.callbacks.append(ReplayMemory(lora))  # type: ignore[attr-defined]
-        trainer.fit(learner, datamodule=datamodule, ckpt_path=ckpt_path)
+        trainer.fit(learner, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     finally:
         lora.remove()
