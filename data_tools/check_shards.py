@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_tools.write_shards import check_scenes
-from sfv.data.files import write_atomic
 from sfv.data.schema import SPLITS, EpisodeMeta, SchemaError
 from sfv.data.shards import (
     INDEX,
@@ -27,6 +26,7 @@ from sfv.data.shards import (
     sha256_of,
 )
 from sfv.data.stages import decode
+from sfv.files import write_bytes
 
 SHEET_ROWS = 12
 SHEET_COLUMNS = 12
@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(report.lines))
     if args.contact_sheet:
         if report.strips:
-            write_atomic(args.contact_sheet, contact_sheet(report.strips))
+            write_bytes(args.contact_sheet, contact_sheet(report.strips))
         else:
             report.faults.append(f"{args.shards}: no video to draw a contact sheet of")
     for fault in report.faults:

@@ -10,8 +10,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from sfv.data.files import write_atomic
 from sfv.data.schema import EpisodeMeta, SchemaError, from_json, to_json
+from sfv.files import write_bytes
 
 VIDEO_CODEC = "libx264rgb"
 _VIDEO_OPTIONS = {"qp": "0", "preset": "ultrafast"}
@@ -41,8 +41,8 @@ def encode_mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
 def write_episode(folder: Path, meta: EpisodeMeta, mp4: bytes) -> None:
     """Write the video, then the JSON; so an episode that has its JSON is complete."""
     text = to_json(meta)
-    write_atomic(folder / f"{meta.id}.mp4", mp4)
-    write_atomic(folder / f"{meta.id}.json", text.encode())
+    write_bytes(folder / f"{meta.id}.mp4", mp4)
+    write_bytes(folder / f"{meta.id}.json", text.encode())
 
 
 def find_episodes(folders: list[Path]) -> Iterator[tuple[EpisodeMeta, Path]]:

@@ -2,46 +2,57 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Open a temporary file beside `path`; on leaving it is on disk, or gone when writing failed.
+
+    Yields:
+        the open file and its temporary path, which the caller renames.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; names the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file, temporary
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(
+                error.errno,
+                f"cannot write {path} ({error.strerror or error}): nothing half-written was left "
+                "there; make room or choose another folder, then run again",
+            ) from error
+        raise
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`.
+    """Yield a temporary path beside `path` to write to; on success it takes `path`'s place.
 
     Raises:
-        OSError: when the file cannot be written (disk full, no permission); nothing stays under
-            `path`'s name that was not there before, and the message names `path`.
+        OSError: as `partial_file`; what stood under `path` before stays.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with partial_file(path) as (_, temporary):
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"could not write {path}: {error.strerror or error}; nothing half-written is left. "
-            "Free space or choose another output folder, then run again",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary.replace(path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    with partial_file(path) as (file, temporary):
+        file.write(data)
+    temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -40,8 +40,8 @@ from data_tools.collect.doom_walks import (
 )
 from data_tools.collect.pictures import revisit_psnr, shrink
 from data_tools.files import VIDEO_CODEC, encode_mp4, settings_hash, write_episode
-from sfv.data.files import write_atomic
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split, from_json
+from sfv.files import write_bytes
 from sfv.rng import seed_of
 
 VERSION = "1"
@@ -170,7 +170,7 @@ def collect(
             outcomes[outcome.id] = outcome
             bar.update()
     summary = _summary(settings, [outcomes[key] for key in sorted(outcomes)], len(before))
-    write_atomic(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    write_bytes(folder / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 
 

@@ -39,19 +39,20 @@ class EpisodeStream(IterableDataset[EpisodeBatch]):
         self.index, self.seed, self.repeat = index, seed, repeat
         self.num_context, self.num_generated = num_context, num_generated
         self.rank, self.world = rank, world
+        self._passes = 0
 
     def __iter__(self) -> Iterator[EpisodeBatch]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         slot, slots = self.rank * workers + worker, self.world * workers
-        number = 0
         while True:
+            number = self._passes
+            self._passes += 1
             for place, episode in enumerate(self._one_pass(number)):
                 if place % slots == slot:
                     yield episode
             if not self.repeat:
                 return
-            number += 1
 
     def _one_pass(self, number: int) -> Iterator[EpisodeBatch]:
         for shard_idx in self._order("episode-shards", len(self.index.shards), number):

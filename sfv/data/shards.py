@@ -18,8 +18,8 @@ from pathlib import Path
 
 import webdataset
 
-from sfv.data.files import partial_file, write_atomic
 from sfv.data.schema import ID_PATTERN, KINDS, SPLITS, EpisodeMeta, Kind, Split, from_json, to_json
+from sfv.files import partial_file, write_bytes
 
 INDEX_SCHEMA = "sfv.shards/1"
 INDEX = "index.json"
@@ -129,7 +129,7 @@ def write_shards(
         raise
     shards = tuple(shard for _, shard in written)
     index = ShardIndex(folder, split, first.encoding.kind, first.encoding.codec, shards)
-    write_atomic(folder / INDEX, _index_json(index).encode())
+    write_bytes(folder / INDEX, _index_json(index).encode())
     return index
 
 

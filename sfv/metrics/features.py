@@ -6,7 +6,6 @@ folded into the convolutions, which is exact up to rounding. All padding is Tens
 """
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from sfv.metrics.seen import Seen
 from sfv.metrics.video import check_video
 from sfv.metrics.weights import I3D_KINETICS, conv_weight, load
 
@@ -179,7 +179,7 @@ class I3DFeatures:
         self.resize = f"bilinear half-pixel to {SIDE}x{SIDE}"
         self._bf16 = precision == "bf16"
         self._device = torch.device(device)
-        self._seen: dict[bytes, Tensor] = {}
+        self._seen = Seen()
 
     def __call__(self, clips: Shaped[Tensor, "n t 3 height width"]) -> Float[Tensor, "n 400"]:
         """Compute the logits on the CPU, float32.
@@ -192,16 +192,7 @@ class I3DFeatures:
                 f"clips of {clips.shape[1]} frames; I3D needs at least {MIN_FRAMES} "
                 "(16 is the rule): cut longer clips or join chunks"
             )
-        return torch.stack([self._one(clip) for clip in clips])
-
-    def _one(self, clip: Shaped[Tensor, "t 3 height width"]) -> Float[Tensor, " 400"]:
-        data = clip.detach().cpu().contiguous()
-        digest = hashlib.blake2b(repr((data.dtype, data.shape)).encode(), digest_size=16)
-        digest.update(data.flatten().view(torch.uint8).numpy().data)
-        key = digest.digest()
-        if key not in self._seen:
-            self._seen[key] = self._compute(data)
-        return self._seen[key]
+        return torch.stack([self._seen(clip, self._compute) for clip in clips])
 
     @torch.inference_mode()
     def _compute(self, clip: Shaped[Tensor, "t 3 height width"]) -> Float[Tensor, " 400"]:

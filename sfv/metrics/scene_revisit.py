@@ -18,6 +18,7 @@ from torch import Tensor
 from sfv.metrics.frame import lpips, psnr
 from sfv.metrics.lpips import LPIPSNetwork
 from sfv.metrics.resnet import load_resnet18
+from sfv.metrics.seen import Seen
 from sfv.metrics.video import check_video
 from sfv.metrics.video_mean import VideoMean
 from sfv.metrics.weights import LPIPS_ALEX, sha256_of
@@ -59,10 +60,15 @@ class AlexNetFeatures:
 
     def __init__(self, path: Path | None = None, device: str | torch.device = "cpu") -> None:
         self._device = torch.device(device)
+        self._seen = Seen()
         self.network = LPIPSNetwork("alex", path).to(device).eval()
 
-    @torch.no_grad()
     def __call__(self, frames: Float[Tensor, "t 3 height width"]) -> Float[Tensor, "t 256"]:
+        """Compute the features on the CPU; equal sets of frames are computed once."""
+        return self._seen(frames, self._compute)
+
+    @torch.no_grad()
+    def _compute(self, frames: Float[Tensor, "t 3 height width"]) -> Float[Tensor, "t 256"]:
         batches = _batches(frames, ALEXNET_SIDE, self._device)
         return torch.cat([self.network.layers(x)[-1].mean((2, 3)).cpu() for x in batches])
 
@@ -75,11 +81,16 @@ class ResNet18Features:
 
     def __init__(self, path: Path, device: str | torch.device = "cpu") -> None:
         self._device = torch.device(device)
+        self._seen = Seen()
         self.network = load_resnet18(path).to(device)
         self.sha256 = sha256_of(path)
 
-    @torch.no_grad()
     def __call__(self, frames: Float[Tensor, "t 3 height width"]) -> Float[Tensor, "t 512"]:
+        """Compute the features on the CPU; equal sets of frames are computed once."""
+        return self._seen(frames, self._compute)
+
+    @torch.no_grad()
+    def _compute(self, frames: Float[Tensor, "t 3 height width"]) -> Float[Tensor, "t 512"]:
         mean = torch.tensor(_IMAGENET_MEAN, device=self._device).reshape(3, 1, 1)
         std = torch.tensor(_IMAGENET_STD, device=self._device).reshape(3, 1, 1)
         batches = _batches(frames, RESNET_SIDE, self._device)
@@ -135,15 +146,24 @@ def scene_revisit_similarity(
 
 
 def video_revisit_similarity(
-    video: Shaped[Tensor, "t 3 height width"], visits: Visits, features: FrameFeatures
+    video: Shaped[Tensor, "t 3 height width"],
+    visits: Visits,
+    features: FrameFeatures,
+    pairs: Visits | None = None,
 ) -> Float[Tensor, " pairs"]:
-    """`scene_revisit_similarity` of a video; features are computed for visited frames alone."""
-    first, later = check_visits(visits, len(video))
-    used, number = torch.unique(torch.cat([first, later]), return_inverse=True)
-    pairs = number.reshape(2, -1).T.tolist()
+    """`scene_revisit_similarity` of a video; features are computed for visited frames alone.
+
+    Args:
+        video: one video.
+        visits: pairs (first visit, later visit).
+        features: the network.
+        pairs: compare these frames instead, each of which occurs in `visits` (see `exchanged`).
+    """
+    used = torch.unique(torch.cat(check_visits(visits, len(video))))
     values = features(check_video(video[used]))
-    a, b = values[[p[0] for p in pairs]], values[[p[1] for p in pairs]]
-    return _cosine(a, b)
+    first, later = check_visits(visits if pairs is None else pairs, len(video))
+    rows = torch.searchsorted(used, torch.stack([first, later]))
+    return _cosine(values[rows[0]], values[rows[1]])
 
 
 def _visited(video: Tensor, visits: Visits) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ def score_long(
     floor = [exchanged(p, stream(seed, "src-floor", i)) for i, p in enumerate(revisits)]
     if reference is None:
         scores = _long_scores(videos, revisits, chunk_frames, fps, features, base, tell)
-        return scores | _src("src_floor", videos, floor, features, base, tell)
+        return scores | _src("src_floor", videos, revisits, floor, features, base, tell)
     check_lists(videos, reference, "videos", "reference videos")
     true = [_cut(i, a, b) for i, (a, b) in enumerate(zip(videos, reference, strict=True))]
     base = replace(base, reference_sha256=videos_hash(true))
@@ -90,7 +90,7 @@ def score_long(
     for name, value in ceiling.items():
         passport = replace(value.passport, metric=f"{name}_ceiling")
         scores[f"{name}_ceiling"] = replace(value, passport=passport)
-    scores |= _src("src_floor", videos, floor, features, base, tell)
+    scores |= _src("src_floor", videos, revisits, floor, features, base, tell)
     return scores | _return_scores(videos, true, revisits, replace(base, protocol="return"), tell)
 
 
@@ -117,14 +117,15 @@ def _src(
     name: str,
     videos: Sequence[Tensor],
     revisits: Sequence[Visits],
+    compared: Sequence[Visits],
     features: FrameFeatures,
     base: Passport,
     tell: Progress,
 ) -> dict[str, MetricValue]:
     def score(i: int) -> float:
-        if not revisits[i]:
+        if not compared[i]:
             return float("nan")
-        return mean(video_revisit_similarity(videos[i], revisits[i], features))
+        return mean(video_revisit_similarity(videos[i], revisits[i], features, compared[i]))
 
     passport = replace(
         base,
@@ -173,7 +174,7 @@ def _long_scores(
     for score, passport in measures:
         values = for_each(passport.metric, tell, len(videos), score)
         scores[passport.metric] = mean_value(values, passport)
-    return scores | _src("src", videos, revisits, features, base, tell)
+    return scores | _src("src", videos, revisits, revisits, features, base, tell)
 
 
 def _return_scores(

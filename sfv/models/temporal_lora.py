@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -119,6 +120,30 @@ class TemporalLoRA:
             layer.enable_adapters(active)
         for weight, flag in zip(self._weights.values(), takes_gradient, strict=True):
             weight.requires_grad_(flag)
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Sample at the cost of the base: fold Θ into the weights, and restore them bit for bit.
+
+        Inside, Θ takes no gradients and must not change. Outputs equal those outside up to
+        rounding. Where Θ is off, it stays off.
+        """
+        if any(layer.disable_adapters for layer in self._layers.values()):
+            yield
+            return
+        weights = [layer.get_base_layer().weight for layer in self._layers.values()]
+        originals = [weight.data for weight in weights]
+        with torch.no_grad():
+            for layer, weight in zip(self._layers.values(), weights, strict=True):
+                delta = layer.get_delta_weight(_ADAPTER)
+                weight.data = (weight.data + delta).to(weight.dtype)
+        self.enable(False)
+        try:
+            yield
+        finally:
+            self.enable(True)
+            for weight, original in zip(weights, originals, strict=True):
+                weight.data = original
 
     def remove(self) -> None:
         """Give the denoiser back as it was before: same modules, names and weights. Idempotent."""

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from data_tools.files import encode_mp4, find_episodes, settings_hash, write_episode
-from sfv.data.files import write_atomic
 from sfv.data.schema import SchemaError
 from sfv.data.stages import decode_mp4
+from sfv.files import write_bytes
 from tests.data.make import make_meta, make_video, video_sample
 
 
@@ -61,12 +61,12 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
 
 def test_write_atomic_keeps_the_old_file_on_failure(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    write_atomic(path, b"old")
+    write_bytes(path, b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
     try:
-        with pytest.raises(OSError, match="nothing was left there"):
-            write_atomic(path, bytes(20))
+        with pytest.raises(OSError, match="nothing half-written was left there"):
+            write_bytes(path, bytes(20))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

@@ -21,7 +21,7 @@ def test_saved_and_loaded_are_equal(tmp_path):
 
 def test_another_base_model_is_refused(tmp_path):
     save_memory(tmp_path / "walk.safetensors", STATE, HEADER)
-    with pytest.raises(ValueError, match="learned on base model 0123456789abcdef.*given is ffff"):
+    with pytest.raises(ValueError, match=r"learned on base model 0123456789abcdef.*given is ffff"):
         load_memory(tmp_path / "walk.safetensors", "ffff")
 
 

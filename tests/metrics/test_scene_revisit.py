@@ -54,8 +54,25 @@ def test_a_perfect_walk_scores_the_ceiling_and_exchanged_visits_score_less() -> 
     assert revisit_psnr(video, visits).tolist() == [100.0] * 11
     assert revisit_lpips(video, visits).abs().max() == 0
     floor = exchanged(visits, stream(0, "src-floor"))
-    assert video_revisit_similarity(video, floor, network).mean() < 99.9
+    assert video_revisit_similarity(video, visits, network, floor).mean() < 99.9
     assert revisit_psnr(video, floor).mean() < 40
+
+
+def test_features_are_computed_once_for_visits_and_exchanged_visits() -> None:
+    video, visits = walk(2, 5)
+    network = AlexNetFeatures()
+    pairs = exchanged(visits, stream(0, "src-floor"))
+    expected = video_revisit_similarity(video, pairs, network)
+    video_revisit_similarity(video, visits, network)
+
+    def fail(_: Tensor) -> list[Tensor]:
+        raise AssertionError("computed again")
+
+    network.network.layers = fail  # type: ignore[method-assign, assignment]
+    same = video_revisit_similarity(video, visits, network, pairs)
+    torch.testing.assert_close(same, expected)
+    with pytest.raises(AssertionError, match="computed again"):
+        video_revisit_similarity(noisy(video, 0.1), visits, network)
 
 
 def test_exchanged_visits_never_show_their_own_place() -> None:

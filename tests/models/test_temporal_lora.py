@@ -213,6 +213,32 @@ def test_disabled_memory_is_the_base_and_comes_back(denoiser, inputs):
 
 
 @pytest.mark.parametrize("targets", TARGETS)
+def test_merged_memory_gives_the_same_output_and_leaves_no_trace(denoiser, inputs, targets):
+    memory = TemporalLoRA(denoiser, r=4, alpha=8.0, targets=targets)
+    base = {name: tensor.clone() for name, tensor in base_state_dict(denoiser).items()}
+    learn(denoiser, memory, inputs)
+    learned, theta = outputs(denoiser, inputs), memory.state()
+    with pytest.raises(KeyError), memory.merged():
+        torch.testing.assert_close(outputs(denoiser, inputs), learned, rtol=1e-4, atol=1e-5)
+        changed = [n for n, t in base_state_dict(denoiser).items() if not torch.equal(t, base[n])]
+        assert len(changed) == len(target_modules(denoiser, targets))
+        raise KeyError
+    assert all(torch.equal(t, base[name]) for name, t in base_state_dict(denoiser).items())
+    assert all(torch.equal(t, theta[name]) for name, t in memory.state().items())
+    assert torch.equal(outputs(denoiser, inputs), learned)
+
+
+def test_merging_a_memory_that_is_off_leaves_it_off(denoiser, inputs):
+    base = outputs(denoiser, inputs)
+    memory = TemporalLoRA(denoiser, r=4)
+    learn(denoiser, memory, inputs)
+    memory.enable(False)
+    with memory.merged():
+        assert torch.equal(outputs(denoiser, inputs), base)
+    assert torch.equal(outputs(denoiser, inputs), base)
+
+
+@pytest.mark.parametrize("targets", TARGETS)
 def test_remove_gives_the_denoiser_back(denoiser, inputs, targets):
     base = outputs(denoiser, inputs)
     modules = dict(denoiser.named_modules())
