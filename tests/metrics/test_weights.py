@@ -20,9 +20,12 @@ from sfv.metrics.weights import (
 )
 
 
-class _Opens:
+class _Touches:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (Path("/tmp/never-made-by-a-test"),)
+        return Path.touch, (self.path,)
 
 
 def test_reads_arrays_under_flat_names() -> None:
@@ -34,10 +37,10 @@ def test_reads_arrays_under_flat_names() -> None:
     assert sum(a.numel() for a in load(I3D_KINETICS).values()) == 12_704_544
 
 
-def test_a_pickle_that_runs_code_is_refused_before_it_runs() -> None:
+def test_a_pickle_that_runs_code_is_refused_before_it_runs(tmp_path: Path) -> None:
     with pytest.raises(WeightsRefused, match="only numpy arrays are allowed"):
-        read_arrays(pickle.dumps({"a": _Opens()}))
-    assert not Path("/tmp/never-made-by-a-test").exists()
+        read_arrays(pickle.dumps({"a": _Touches(tmp_path / "made")}))
+    assert not (tmp_path / "made").exists()
     evil = b"cos\nsystem\n(S'true'\ntR."
     with pytest.raises(WeightsRefused, match=r"asks for os\.system"):
         read_arrays(evil)
