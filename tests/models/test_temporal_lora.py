@@ -312,3 +312,13 @@ def test_a_network_without_temporal_layers_is_refused():
 def test_rank_zero_is_refused(denoiser):
     with pytest.raises(ValueError, match="the rank r is 0; it must be at least 1"):
         TemporalLoRA(denoiser, r=0)
+
+
+def test_slow_weights_are_not_written_while_a_memory_is_inside(denoiser, tmp_path):
+    with (
+        TemporalLoRA(denoiser, r=4),
+        pytest.raises(ValueError, match=r"holds fast weights: call their remove\(\) before"),
+    ):
+        denoiser.save(tmp_path)
+    denoiser.save(tmp_path / "unet")
+    assert VideoUNet.from_diffusers(tmp_path).settings() == denoiser.settings()
