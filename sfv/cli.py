@@ -1,5 +1,6 @@
 """`sfv`: one entry point, one verb for each stage."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"sfv: no verb {verb!r}; allowed: {', '.join(VERBS)}. See sfv --help", file=sys.stderr
         )
         return 2
+    # Read when torch loads: threads that spin while they wait make a busy machine ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _run(verb, rest)
     except (ValueError, OSError) as error:
@@ -74,7 +77,18 @@ def _run(verb: str, args: list[str]) -> None:
         return
     from jsonargparse import auto_cli
 
-    auto_cli(function, args=args, prog=f"sfv {verb}", as_positional=False)
+    auto_cli(function, args=_with_flags(function, args), prog=f"sfv {verb}", as_positional=False)
+
+
+def _with_flags(function: Callable[..., Any], args: list[str]) -> list[str]:
+    """Let a switch stand alone: `--quick` for `--quick true`."""
+    parameters = inspect.signature(function).parameters.values()
+    switches = {f"--{p.name}" for p in parameters if p.annotation is bool}
+    following = [*args[1:], ""]
+    return [
+        f"{arg}=true" if arg in switches and after.lower() not in ("true", "false") else arg
+        for arg, after in zip(args, following, strict=True)
+    ]
 
 
 if __name__ == "__main__":
