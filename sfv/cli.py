@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"sfv: no verb {verb!r}; allowed: {', '.join(VERBS)}. See sfv --help", file=sys.stderr
         )
         return 2
-    # Read when torch loads: threads that spin while they wait make a busy machine ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch loads: threads that spin long at barriers make a busy machine ten times slower.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         _run(verb, rest)
     except (ValueError, OSError) as error:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -16,14 +15,6 @@ from sfv.models.schedulers import make_scheduler
 from sfv.models.world_model import WorldModel
 from sfv.types import Precision
 
-RolloutProtocol = Literal["long", "return", "next_chunk"]
-"""Which frames are the model's own.
-
-- `"long"`: all after the first context. Context and learned pairs are generated (the paper's rollouts).
-- `"return"`: the true outbound video is shown and learned; the rest is generated.
-- `"next_chunk"`: each chunk is generated from the true context, then the true chunk is shown and learned.
-"""
-
 
 @dataclass(frozen=True)
 class Chunk:
@@ -32,18 +23,24 @@ class Chunk:
     Args:
         chunk_idx: place in the episode; chunk 0 is the given context, so the first is 1.
         action: the action that drove it.
-        latents: its frames, `1 c g h w`; generated, or true where the protocol shows the truth.
-        generated: whether the model made `latents`.
+        generated: what the model made of context and action, `1 c g h w`.
+        shown: the true frames that were shown, learned and went on with instead; None where the
+            rollout went on with `generated`.
         learned: what fast learning on the pair did; None without a memory.
         seconds: wall-clock time of sampling and learning.
     """
 
     chunk_idx: int
     action: str
-    latents: Float[Tensor, "1 c t h w"]
-    generated: bool
+    generated: Float[Tensor, "1 c t h w"]
+    shown: Float[Tensor, "1 c t h w"] | None
     learned: FastReport | None
     seconds: float
+
+    @property
+    def kept(self) -> Float[Tensor, "1 c t h w"]:
+        """The frames that the rollout went on with."""
+        return self.generated if self.shown is None else self.shown
 
 
 class Rollout:
@@ -75,16 +72,12 @@ class Rollout:
         start: Float[Tensor, "1 c t h w"],
         actions: Sequence[str],
         *,
-        protocol: RolloutProtocol = "long",
-        truth: Float[Tensor, "1 c t2 h w"] | None = None,
-        num_shown: int = 0,
+        shown: Float[Tensor, "1 c t2 h w"] | None = None,
         on_chunk: Callable[[Chunk], None] | None = None,
     ) -> list[Chunk]:
-        """Run a whole episode and return its chunks (without the start)."""
+        """Run a whole episode and return its chunks (without the start); see `stream`."""
         chunks = []
-        for chunk in self.stream(
-            episode, start, actions, protocol=protocol, truth=truth, num_shown=num_shown
-        ):
+        for chunk in self.stream(episode, start, actions, shown=shown):
             chunks.append(chunk)
             if on_chunk is not None:
                 on_chunk(chunk)
@@ -96,74 +89,53 @@ class Rollout:
         start: Float[Tensor, "1 c t h w"],
         actions: Sequence[str],
         *,
-        protocol: RolloutProtocol = "long",
-        truth: Float[Tensor, "1 c t2 h w"] | None = None,
-        num_shown: int = 0,
+        shown: Float[Tensor, "1 c t2 h w"] | None = None,
     ) -> Iterator[Chunk]:
         """Yield chunks as they are made. Memory and time per chunk do not grow with the length.
+
+        Without `shown`, everything after the start is the model's own: the paper's long videos.
+        With it, the first chunks are predicted from the true context, then the truth is shown: it is
+        what fast learning sees and what the next chunk follows. Showing all chunks is the paper's
+        next-chunk protocol; showing the way out alone makes the way back a test of memory.
 
         Args:
             episode: names the episode's random streams.
             start: X_0, clean context latents; at least f_p frames.
             actions: one action a chunk to make.
-            protocol: which frames are the model's own.
-            truth: the true latents of the chunks, in order, for the protocols that show them.
-            num_shown: with `"return"`, the number of chunks whose truth is shown.
+            shown: true latents of the first chunks, a multiple of f_g frames.
 
         Raises:
-            ValueError: the start is shorter than f_p, or the truth does not cover the chunks shown.
+            ValueError: the start is shorter than f_p, or `shown` is no whole number of chunks or longer
+                than the actions.
         """
-        num_shown = self._check(start, actions, protocol, truth, num_shown)
+        self._check(start, actions, shown)
         window, num_new = self.model.num_context, self.model.num_generated
         if self.learner is not None:
             self.learner.begin(episode)
+        truth = () if shown is None else torch.split(shown, num_new, dim=2)
         context = start[:, :, -window:]
         for i, action in enumerate(actions):
             began = time.perf_counter()
-            shown = None
-            if i < num_shown:
-                assert truth is not None
-                shown = truth[:, :, i * num_new : (i + 1) * num_new]
-            if shown is not None and protocol == "return":
-                latents = shown
-            else:
-                latents = self._sample(episode, context, action, i)
-            target = latents if shown is None else shown
-            learned = None
-            if self.learner is not None:
-                learned = self.learner.learn(torch.cat([context, target], dim=2), i)
-            context = torch.cat([context, target], dim=2)[:, :, -window:]
-            yield Chunk(
-                i + 1,
-                action,
-                latents,
-                latents is not shown,
-                learned,
-                time.perf_counter() - began,
-            )
+            generated = self._sample(episode, context, action, i)
+            true = truth[i] if i < len(truth) else None
+            pair = torch.cat([context, generated if true is None else true], dim=2)
+            learned = None if self.learner is None else self.learner.learn(pair, i)
+            context = pair[:, :, -window:]
+            yield Chunk(i + 1, action, generated, true, learned, time.perf_counter() - began)
 
-    def _check(
-        self,
-        start: Tensor,
-        actions: Sequence[str],
-        protocol: RolloutProtocol,
-        truth: Tensor | None,
-        num_shown: int,
-    ) -> int:
-        model = self.model
-        if start.shape[2] < model.num_context:
+    def _check(self, start: Tensor, actions: Sequence[str], shown: Tensor | None) -> None:
+        window, num_new = self.model.num_context, self.model.num_generated
+        if start.shape[2] < window:
             raise ValueError(
-                f"the start has {start.shape[2]} frames, but this model needs a context of "
-                f"{model.num_context}; give a longer start"
+                f"the start has {start.shape[2]} frames, but this model needs a context of {window}; "
+                "give a longer start"
             )
-        num_shown = {"long": 0, "return": num_shown, "next_chunk": len(actions)}[protocol]
-        available = 0 if truth is None else truth.shape[2]
-        if available < num_shown * model.num_generated:
+        num_shown = 0 if shown is None else shown.shape[2]
+        if num_shown % num_new or num_shown > len(actions) * num_new:
             raise ValueError(
-                f"protocol {protocol!r} shows {num_shown} chunks of {model.num_generated} frames, but "
-                f"the truth has {available} frames; give the true latents of these chunks"
+                f"{num_shown} true frames are to be shown, but there are {len(actions)} chunks of "
+                f"{num_new} frames; show a whole number of them, at most all"
             )
-        return num_shown
 
     @torch.no_grad()
     def _sample(
@@ -186,5 +158,5 @@ class Rollout:
 
 
 def join(start: Tensor, chunks: Sequence[Chunk]) -> Float[Tensor, "1 c t h w"]:
-    """Join the start and the chunks of a rollout in time."""
-    return torch.cat([start, *(chunk.latents for chunk in chunks)], dim=2)
+    """Join the start and the frames that a rollout went on with."""
+    return torch.cat([start, *(chunk.kept for chunk in chunks)], dim=2)

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from sfv.files import claim_folder, write_bytes, write_json
@@ -51,11 +50,13 @@ def evaluate(
     rows: tuple[Row, ...] = ("none", "fast"),
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
 ) -> None:
-    """Generate test episodes under three protocols and measure them.
+    """Generate test episodes and measure them.
 
-    Next chunk (true context and action; PSNR, SSIM, LPIPS, FVD), long (only the first chunk is true;
-    scene cuts, scene return, motion) and return (true way out, generated way back). The folder --out
-    gets report.json, report.html, videos/ and TensorBoard logs.
+    Each episode is rolled out twice. With its truth shown: every chunk is generated from its true
+    context (PSNR, SSIM, LPIPS, FVD); in a there-and-back walk only the way out is shown, and the
+    generated way back is compared with the truth. Then as a long video of which only the first chunk
+    is true (scene cuts, scene return, motion). The folder --out gets report.json, report.html, videos/
+    and TensorBoard logs.
 
     Args:
         model: folder of a world model (the `model` folder of a run).
@@ -124,7 +125,10 @@ def score_row(
             bar.refresh()
 
         scores = score_next_chunk(
-            [video[n:] for video, n in zip(truth, first, strict=True)],
+            [
+                video[n : n + len(made.next_chunk)]
+                for video, n, made in zip(truth, first, videos, strict=True)
+            ],
             [made.next_chunk for made in videos],
             seed=seed,
             progress=progress,
@@ -151,7 +155,7 @@ def _score_return(
 ) -> dict[str, MetricValue]:
     """The way back after the true way out: likeness to the truth and to the first visits."""
     made = [
-        (episode, torch.cat([episode.video[: -len(video.returned)], video.returned]))
+        (episode, video.returned)
         for episode, video in zip(episodes, videos, strict=True)
         if video.returned is not None
     ]

@@ -1,4 +1,4 @@
-"""Rollouts of test episodes under the three protocols, with or without memory."""
+"""Rollouts of test episodes, with the truth shown and without, with memory and without."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,16 +66,17 @@ class EpisodeVideos:
     """What one row made of one episode; all `t 3 height width` in [0, 1].
 
     Args:
-        next_chunk: each chunk generated from its true context; frames f_p to the end.
-        long: the whole rollout, the given first chunk included.
-        returned: the generated way back after the true way out; None without revisits.
+        next_chunk: the chunks whose truth was shown afterwards, each generated from its true context,
+            joined; they start behind the given first chunk.
+        returned: the true way out and the generated way back; None without revisits.
+        long: the rollout in which only the first chunk is true.
         losses: `fast/loss` of each chunk of the long rollout (empty without memory).
         gains: `fast/gain` of each chunk of the long rollout.
     """
 
     next_chunk: Float[Tensor, "t 3 height width"]
-    long: Float[Tensor, "t2 3 height width"]
-    returned: Float[Tensor, "t3 3 height width"] | None
+    returned: Float[Tensor, "t2 3 height width"] | None
+    long: Float[Tensor, "t3 3 height width"]
     losses: list[float]
     gains: list[float]
 
@@ -137,44 +138,35 @@ def num_outbound(meta: EpisodeMeta) -> int | None:
 def generate(
     rollout: Rollout, episode: TrueEpisode, on_chunk: Callable[[Chunk], None] | None = None
 ) -> EpisodeVideos:
-    """Run one episode under all protocols."""
-    model, actions = rollout.model, episode.actions
+    """Roll one episode out twice.
+
+    First with its truth shown: the way out of a there-and-back walk, all chunks of other episodes.
+    Then with nothing but the first chunk.
+    """
+    model, actions, key = rollout.model, episode.actions, episode.meta.id
     first = episode.meta.actions[0].stop
     start, truth = episode.latents[:, :, :first], episode.latents[:, :, first:]
-    key = episode.meta.id
-    next_chunks = rollout.run(
-        key, start, actions, protocol="next_chunk", truth=truth, on_chunk=on_chunk
-    )
+    outbound = num_outbound(episode.meta)
+    num_shown = len(actions) if outbound is None else outbound
+    shown = truth[:, :, : num_shown * model.num_generated]
+    guided = rollout.run(key, start, actions, shown=shown, on_chunk=on_chunk)
     long = rollout.run(key, start, actions, on_chunk=on_chunk)
-    shown = num_outbound(episode.meta)
+    predicted = torch.cat([chunk.generated for chunk in guided[:num_shown]], dim=2)
     returned = None
-    if shown is not None:
-        chunks = rollout.run(
-            key,
-            start,
-            actions,
-            protocol="return",
-            truth=truth,
-            num_shown=shown,
-            on_chunk=on_chunk,
-        )
-        returned = decode(model, chunks[shown:])
+    if outbound is not None:
+        back = torch.cat([chunk.generated for chunk in guided[num_shown:]], dim=2)
+        way_out = episode.video[: first + shown.shape[2]]
+        returned = torch.cat([way_out, model.codec.decode(back)[0]])
     learned = [chunk.learned for chunk in long if chunk.learned is not None]
     return EpisodeVideos(
-        next_chunk=decode(model, next_chunks),
-        long=model.codec.decode(join(start, long))[0],
+        next_chunk=model.codec.decode(predicted)[0],
         returned=returned,
+        long=model.codec.decode(join(start, long))[0],
         losses=[report.loss for report in learned],
         gains=[report.gain for report in learned],
     )
 
 
-def decode(model: WorldModel, chunks: Sequence[Chunk]) -> Float[Tensor, "t 3 height width"]:
-    """Decode chunks to one video."""
-    video: Tensor = model.codec.decode(torch.cat([chunk.latents for chunk in chunks], dim=2))[0]
-    return video
-
-
 def num_chunks(episodes: Sequence[TrueEpisode]) -> int:
     """Chunks that `generate` will report, for a progress bar."""
-    return sum(len(e.actions) * (2 if num_outbound(e.meta) is None else 3) for e in episodes)
+    return sum(2 * len(episode.actions) for episode in episodes)

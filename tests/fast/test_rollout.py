@@ -24,7 +24,7 @@ def make_rollout(world, lora=None, **settings):
 
 
 def videos(chunks):
-    return torch.cat([chunk.latents for chunk in chunks], dim=2)
+    return torch.cat([chunk.generated for chunk in chunks], dim=2)
 
 
 def test_chunks_have_the_right_length_and_order(world, latents):
@@ -32,8 +32,9 @@ def test_chunks_have_the_right_length_and_order(world, latents):
     chunks = make_rollout(world).run("e", start, ACTIONS)
     assert [chunk.chunk_idx for chunk in chunks] == [1, 2, 3, 4]
     assert [chunk.action for chunk in chunks] == ACTIONS
-    assert all(chunk.generated and chunk.learned is None for chunk in chunks)
+    assert all(chunk.shown is None and chunk.learned is None for chunk in chunks)
     assert join(start, chunks).shape == (1, 5, 3 + 4 * 2, 4, 6)
+    assert torch.equal(join(start, chunks)[:, :, 3:], videos(chunks))
 
 
 def test_the_same_seed_gives_the_same_video_and_episodes_differ(world, latents):
@@ -51,46 +52,51 @@ def test_memory_shares_sampling_noise(world, latents):
         idle = videos(make_rollout(world, lora, num_steps=0).run("e", start, ACTIONS))
         learned = make_rollout(world, lora, num_steps=2).run("e", start, ACTIONS)
     assert torch.equal(without, idle)
-    assert torch.equal(without[:, :, :2], learned[0].latents), "chunk 1 comes before any learning"
-    assert not torch.equal(without[:, :, 2:4], learned[1].latents)
+    assert torch.equal(without[:, :, :2], learned[0].generated), "chunk 1 precedes all learning"
+    assert not torch.equal(without[:, :, 2:4], learned[1].generated)
 
 
-def test_next_chunk_starts_from_the_truth_every_time(world, latents):
+def test_shown_chunks_are_predicted_from_the_truth(world, latents):
     start, truth = latents[:, :, :3], latents[:, :, 3:]
-    chunks = make_rollout(world).run("e", start, ACTIONS, protocol="next_chunk", truth=truth)
-    assert all(chunk.generated for chunk in chunks)
+    chunks = make_rollout(world).run("e", start, ACTIONS, shown=truth)
+    assert torch.equal(join(start, chunks), latents)
     # A change of the first true chunk changes the prediction of the second, whose context it is.
     other = truth.clone()
     other[:, :, :2] += 1
-    changed = make_rollout(world).run("e", start, ACTIONS, protocol="next_chunk", truth=other)
-    assert torch.equal(chunks[0].latents, changed[0].latents)
-    assert not torch.equal(chunks[1].latents, changed[1].latents)
-    # The context is f_p = 3 frames: the last of the start and the two true ones before chunk 2.
-    assert torch.equal(chunks[3].latents, changed[3].latents)
+    changed = make_rollout(world).run("e", start, ACTIONS, shown=other)
+    assert torch.equal(chunks[0].generated, changed[0].generated)
+    assert not torch.equal(chunks[1].generated, changed[1].generated)
+    # The context is f_p = 3 frames: the fourth chunk sees the second and the third alone.
+    assert torch.equal(chunks[3].generated, changed[3].generated)
 
 
-def test_return_shows_the_way_out_and_generates_the_rest(world, latents):
+def test_after_the_shown_chunks_the_model_goes_on_alone(world, latents):
     start, truth = latents[:, :, :3], latents[:, :, 3:]
     with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
-        chunks = make_rollout(world, lora).run(
-            "e", start, ACTIONS, protocol="return", truth=truth, num_shown=2
-        )
-    assert torch.equal(videos(chunks[:2]), truth[:, :, :4])
-    assert [chunk.generated for chunk in chunks] == [False, False, True, True]
+        rollout = make_rollout(world, lora)
+        chunks = rollout.run("e", start, ACTIONS, shown=truth[:, :, :4])
+    assert torch.equal(join(start, chunks)[:, :, :7], latents[:, :, :7])
+    assert [chunk.shown is None for chunk in chunks] == [False, False, True, True]
     assert all(chunk.learned is not None for chunk in chunks)
+    assert not torch.equal(chunks[2].kept, truth[:, :, 4:6])
 
 
-def test_long_ignores_what_the_truth_holds(world, latents):
+def test_the_memory_learns_what_is_shown_not_what_was_predicted(world, latents):
     start, truth = latents[:, :, :3], latents[:, :, 3:]
-    blind = make_rollout(world).run("e", start, ACTIONS)
-    seeing = make_rollout(world).run("e", start, ACTIONS, truth=truth)
-    assert torch.equal(videos(blind), videos(seeing))
+    states = []
+    for shown in (truth[:, :, :2], truth[:, :, :2] + 1, None):
+        with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
+            make_rollout(world, lora).run("e", start, ACTIONS[:1], shown=shown)
+            states.append(lora.state())
+    name = next(key for key in states[0] if "lora_B" in key)
+    assert not torch.equal(states[0][name], states[1][name])
+    assert not torch.equal(states[0][name], states[2][name])
 
 
-def test_a_short_start_or_truth_is_refused(world, latents):
+def test_a_short_start_or_odd_truth_is_refused(world, latents):
     with pytest.raises(ValueError, match=r"start has 2 frames.*needs a context of 3"):
         make_rollout(world).run("e", latents[:, :, :2], ACTIONS)
-    with pytest.raises(ValueError, match=r"shows 4 chunks of 2 frames, but the truth has 6 frames"):
-        make_rollout(world).run(
-            "e", latents[:, :, :3], ACTIONS, protocol="next_chunk", truth=latents[:, :, 3:9]
-        )
+    with pytest.raises(ValueError, match=r"3 true frames are to be shown.*4 chunks of 2 frames"):
+        make_rollout(world).run("e", latents[:, :, :3], ACTIONS, shown=latents[:, :, 3:6])
+    with pytest.raises(ValueError, match=r"8 true frames are to be shown.*1 chunks of 2 frames"):
+        make_rollout(world).run("e", latents[:, :, :3], ACTIONS[:1], shown=latents[:, :, 3:])
