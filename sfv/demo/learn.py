@@ -29,7 +29,7 @@ from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings
 
 SCHEDULE = NoiseSchedule(prediction_type="v_prediction")
-EMA_DECAY = 0.99
+EMA_DECAY = 0.98
 LOOP_LEARNING_RATE = 1e-4
 
 
@@ -55,7 +55,7 @@ def slow(part: Path, latents: Path, settings: DemoSettings) -> None:
 
     learner = _learner(latents, settings, settings.learning_rate, scheduler=one_cycle)
     data = _data(latents, learner, settings, "windows")
-    trainer = _trainer(part, settings.slow_steps, max(1, settings.slow_steps // 4))
+    trainer = _trainer(part, settings.slow_steps, max(1, settings.slow_steps // 2))
     with _fewer_warnings():
         train(trainer, learner, data, None, part, slow_settings(settings))
 
@@ -162,11 +162,15 @@ def _trainer(part: Path, steps: int, val_every: int) -> pl.Trainer:
         max_steps=steps,
         precision="bf16-mixed",
         logger=tensorboard_logger(part),
-        callbacks=[EMAWeightAveraging(decay=EMA_DECAY, use_buffers=False)],
+        callbacks=[
+            EMAWeightAveraging(
+                decay=EMA_DECAY, use_buffers=False, update_starting_at_step=steps // 4
+            )
+        ],
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        limit_val_batches=4,
+        limit_val_batches=8,
         check_val_every_n_epoch=None,
         val_check_interval=val_every,
         log_every_n_steps=5,
