@@ -1,9 +1,11 @@
 """Files that are whole or absent: written under a temporary name, then renamed."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,22 +20,13 @@ def partial_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     Raises:
         OSError: the disk is full or the folder cannot be written; names the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    temporary = _beside(path)
+    with _naming(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             yield file, temporary
             file.flush()
             os.fsync(file.fileno())
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(
-                error.errno,
-                f"cannot write {path} ({error.strerror or error}): nothing half-written was left "
-                "there; make room or choose another folder, then run again",
-            ) from error
-        raise
 
 
 @contextmanager
@@ -45,14 +38,61 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with partial_file(path) as (_, temporary):
         yield temporary
-    temporary.replace(path)
+    with _naming(path, temporary):
+        temporary.replace(path)
+
+
+@contextmanager
+def replacing_parts(folder: Path, marker: str) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; on success all that is in it moves there.
+
+    Parts of the same name are replaced, `marker` last; other files of `folder` stay.
+
+    Raises:
+        OSError: as `partial_file`; nothing was moved if it came up while writing.
+    """
+    temporary = _beside(folder)
+    with _naming(folder, temporary):
+        temporary.mkdir(parents=True)
+        yield temporary
+        if not folder.exists() or not any(folder.iterdir()):
+            temporary.replace(folder)
+            return
+        for part in sorted(temporary.iterdir(), key=lambda p: p.name == marker):
+            if part.is_dir() and (folder / part.name).exists():
+                shutil.rmtree(folder / part.name)
+            part.replace(folder / part.name)
+        temporary.rmdir()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """On failure remove `temporary`; an `OSError` then names `path`."""
+    try:
+        yield
+    except BaseException as error:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(
+                error.errno or errno.EIO,
+                f"cannot write {path} ({error.strerror or error}): nothing half-written was left "
+                "there; make room or choose another folder, then run again",
+            ) from error
+        raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
-    with partial_file(path) as (file, temporary):
-        file.write(data)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,6 +108,8 @@ def claim_folder(folder: Path, marker: str, what: str) -> None:
         FileExistsError: the folder holds something else; the message says what to do.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; give a folder: {what} is made there")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:5])
         raise FileExistsError(

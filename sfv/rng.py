@@ -16,7 +16,17 @@ Key = int | str
 
 
 def seed_of(seed: int, purpose: str, *keys: Key) -> int:
-    """Hash (seed, purpose, keys) to 63 bits; equal arguments give equal seeds on every platform."""
+    """Hash (seed, purpose, keys) to 63 bits; equal arguments give equal seeds on every platform.
+
+    Raises:
+        TypeError: a key is no plain `int` or `str`: a NumPy 3, say, would be hashed unlike a 3.
+    """
+    for key in (seed, *keys):
+        if type(key) not in (int, str):
+            raise TypeError(
+                f"{key!r} ({type(key).__name__}) cannot name a stream of {purpose!r}; "
+                "convert it with int() or str()"
+            )
     digest = hashlib.blake2b(repr((seed, purpose, *keys)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

@@ -1,0 +1,181 @@
+import errno
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from sfv.files import (
+    claim_folder,
+    partial_file,
+    replacing,
+    replacing_parts,
+    write_bytes,
+    write_json,
+)
+
+
+@contextmanager
+def full_disk(num_bytes: int) -> Iterator[None]:
+    """Writing beyond `num_bytes` of a file fails, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def tree(folder):
+    """Relative path → content of every file below, hidden ones too; folders are None."""
+    return {
+        str(p.relative_to(folder)): p.read_text() if p.is_file() else None
+        for p in folder.rglob("*")
+    }
+
+
+def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "a.bin"
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        assert temporary.parent == path.parent, "a rename works only within one disk"
+    assert tree(tmp_path) == {"new": None, "new/a.bin": "half"}
+
+
+def test_partial_file_leaves_the_rename_to_its_caller(tmp_path):
+    path = tmp_path / "a"
+    with partial_file(path) as (file, temporary):
+        file.write(b"x")
+    assert (temporary.read_bytes(), path.exists()) == (b"x", False)
+
+
+@pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path, failure):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(failure), replacing(path) as temporary:
+        temporary.write_text("new")
+        raise failure
+    assert tree(tmp_path) == {"a": "old"}
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with full_disk(10), pytest.raises(OSError, match=r"cannot write \S+/a \(.*make room") as caught:
+        write_bytes(path, bytes(20))
+    assert caught.value.errno == errno.EFBIG
+    assert tree(tmp_path) == {"a": "old"}
+
+
+def test_a_name_that_is_a_folder_is_an_error_that_leaves_no_temporary_file(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match=r"cannot write \S+/a \("):
+        write_bytes(tmp_path / "a", b"x")
+    assert tree(tmp_path) == {"a": None}
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(OSError, match=r"cannot write \S+/a/b\.json \("):
+        write_json(tmp_path / "a" / "b.json", {})
+    assert tree(tmp_path) == {"a": "x"}
+
+
+def test_json_is_equal_for_equal_values_and_reads_back(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    write_json(one, {"b": [1, 0.1], "a": {"y": None, "x": "Φ"}})
+    write_json(other, {"a": {"x": "Φ", "y": None}, "b": [1, 0.1]})
+    assert one.read_bytes() == other.read_bytes()
+    assert json.loads(one.read_text()) == {"a": {"x": "Φ", "y": None}, "b": [1, 0.1]}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_without_a_standard_reading_is_refused(tmp_path, number):
+    path = tmp_path / "a.json"
+    write_json(path, {"fvd": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"fvd": number})
+    assert json.loads(path.read_text()) == {"fvd": 1.0}
+
+
+def write_parts(folder, mark, **parts):
+    with replacing_parts(folder, "mark") as temporary:
+        for name, content in parts.items():
+            (temporary / name).mkdir()
+            (temporary / name / "x").write_text(content)
+        (temporary / "mark").write_text(mark)
+
+
+def test_parts_move_into_a_new_or_empty_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new/deep"):
+        write_parts(tmp_path / name, "1", unet="u")
+        assert tree(tmp_path / name) == {"mark": "1", "unet": None, "unet/x": "u"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "new"]
+
+
+def test_parts_replace_those_of_their_name_and_leave_others(tmp_path):
+    write_parts(tmp_path / "m", "1", unet="old")
+    (tmp_path / "m" / "unet" / "stale").write_text("of the old one")
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    write_parts(tmp_path / "m", "2", unet="new")
+    assert tree(tmp_path) == {
+        "m": None,
+        "m/mark": "2",
+        "m/notes.txt": "mine",
+        "m/unet": None,
+        "m/unet/x": "new",
+    }
+
+
+def test_parts_stay_as_they_were_when_writing_fails(tmp_path):
+    write_parts(tmp_path / "m", "1", unet="old")
+    before = tree(tmp_path)
+    with full_disk(3), pytest.raises(OSError, match=r"cannot write \S+/m \(.*make room"):
+        write_parts(tmp_path / "m", "2", unet="much too long")
+    assert tree(tmp_path) == before
+
+
+def test_the_marker_moves_last(tmp_path, monkeypatch):
+    """Killed in between, a folder keeps its old marker, so that it can be written again."""
+    moved = []
+    parts = dict.fromkeys("abcdefxyz", "")
+    write_parts(tmp_path / "m", "1", **parts)
+    replace = type(tmp_path).replace
+    monkeypatch.setattr(
+        type(tmp_path), "replace", lambda self, to: moved.append(self.name) or replace(self, to)
+    )
+    write_parts(tmp_path / "m", "2", **parts)
+    assert len(moved) == 10 and moved[-1] == "mark"
+
+
+def test_a_folder_is_claimed_if_it_is_new_empty_or_ours(tmp_path):
+    folder = tmp_path / "new" / "run"
+    claim_folder(folder, "config.yaml", "a run folder")
+    claim_folder(folder, "config.yaml", "a run folder")
+    (folder / "config.yaml").touch()
+    (folder / "logs").mkdir()
+    claim_folder(folder, "config.yaml", "a run folder")
+    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "logs"]
+
+
+def test_a_foreign_folder_is_refused_and_kept(tmp_path):
+    for name in "fbdeac":
+        (tmp_path / name).touch()
+    message = (
+        r"holds a, b, c, d, e, which is not a run folder \(no config\.yaml in it\)\. "
+        r"Give another output folder"
+    )
+    with pytest.raises(FileExistsError, match=message):
+        claim_folder(tmp_path, "config.yaml", "a run folder")
+    assert len(tree(tmp_path)) == 6
+
+
+def test_a_file_is_no_folder(tmp_path):
+    path = tmp_path / "a"
+    path.touch()
+    with pytest.raises(FileExistsError, match=r"a is a file; give a folder: a run folder is made"):
+        claim_folder(path, "config.yaml", "a run folder")
