@@ -1,0 +1,159 @@
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
+
+from sfv import rng
+from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
+from sfv.models.world_model import WorldModel
+from sfv.training.fit import train
+from tests.training.make import (
+    make_data,
+    make_datamodule,
+    make_learner,
+    make_trainer,
+    same,
+    weights_of,
+)
+
+
+class Record(pl.Callback):
+    """Keeps what every slow step saw, and the loss it had."""
+
+    def __init__(self):
+        self.batches, self.losses, self.weights = [], [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.batches.append(batch)
+        self.losses.append(outputs["loss"].detach().clone())
+        self.weights.append(weights_of(pl_module.denoiser))
+
+
+def still(parameters):
+    """An optimiser that changes nothing, so that losses can be computed again afterwards."""
+    return torch.optim.SGD(parameters, lr=0.0)
+
+
+def run(data, steps, **changes):
+    learner, record = make_learner(data, **changes), Record()
+    make_trainer(steps, [record]).fit(learner, make_datamodule(data))
+    return learner, record
+
+
+@torch.no_grad()
+def denoising_loss(learner, latents, actions, generator):
+    """Eq. 1 and 2 with the timestep, then the noise, drawn from `generator`."""
+    timestep = draw_timesteps(len(actions), learner.schedule, generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    loss = masked_conditional_loss(
+        learner.denoiser, latents, learner.text(actions), noise, timestep, 3, learner.schedule
+    )
+    return loss.mean()
+
+
+def slow_loss(learner, batch, step, text_dropout):
+    """One slow step's loss from its definition."""
+    generator = rng.stream(7, "slow-noise", step, step, 0)
+    drop = torch.rand(len(batch["actions"]), generator=generator) < text_dropout
+    actions = ["" if d else a for d, a in zip(drop, batch["actions"], strict=True)]
+    return denoising_loss(learner, batch["latents"], actions, generator)
+
+
+def test_noise_is_a_function_of_seed_and_step_alone(data):
+    """The loss follows from (seed, step); what else drew random numbers does not matter."""
+    torch.manual_seed(123)
+    learner, record = run(data, 3, optimizer=still, text_dropout=0.5)
+    for step, (batch, loss) in enumerate(zip(record.batches, record.losses, strict=True)):
+        expected = slow_loss(learner, batch, step, 0.5)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    torch.manual_seed(456)
+    _, again = run(data, 3, optimizer=still, text_dropout=0.5)
+    assert torch.equal(torch.stack(record.losses), torch.stack(again.losses))
+    _, other = run(data, 3, optimizer=still, text_dropout=0.5, seed=8)
+    assert not torch.equal(record.losses[0], other.losses[0])
+
+
+@pytest.mark.parametrize(("dropout", "trained"), [(1.0, {""}), (0.0, {"turn left", "turn right"})])
+def test_text_dropout_decides_which_texts_are_trained(data, dropout, trained):
+    """Every window is seen once; with f_p = 3 the first two actions have no window."""
+    before = make_learner(data).text.table.detach()
+    learner, _ = run(data, 3, text_dropout=dropout)
+    rows = zip(learner.text.actions, before, learner.text.table, strict=True)
+    assert {action for action, old, new in rows if not torch.equal(old, new)} == trained
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.5])
+def test_a_text_dropout_out_of_range_says_what_is_allowed(data, dropout):
+    with pytest.raises(ValueError, match=f"text_dropout is {dropout}; allowed: 0 to 1"):
+        make_learner(data, text_dropout=dropout)
+
+
+def test_validation_has_fixed_noise_and_drops_no_text(data):
+    learner, losses = make_learner(data, text_dropout=1.0), []
+    for _ in range(2):
+        torch.manual_seed(len(losses))
+        trainer = make_trainer(1, limit_val_batches=1.0)
+        found = trainer.validate(learner, make_datamodule(data), verbose=False)
+        losses.append(found[0]["val/loss"])
+    assert losses[0] == losses[1]
+    (batch,) = make_datamodule(data).val_dataloader()
+    generator = rng.stream(7, "val-noise", 0, 0)
+    expected = [
+        float(denoising_loss(learner, batch["latents"], actions, generator.clone_state()))
+        for actions in (batch["actions"], ["", ""])
+    ]
+    assert losses[0] == pytest.approx(expected[0], rel=1e-5)
+    assert losses[0] != pytest.approx(expected[1], rel=1e-5)
+
+
+def test_phi_and_the_learned_text_take_gradients_and_the_codec_none(data):
+    learner = make_learner(data)
+    before = weights_of(learner)
+    trainer = make_trainer(1)
+    trainer.fit(learner, make_datamodule(data))
+    after = weights_of(learner)
+    assert not any(p.requires_grad for p in learner.codec.parameters())
+    assert all(p.requires_grad for p in learner.denoiser.parameters())
+    codec = [name for name in before if name.startswith("codec.")]
+    assert codec
+    assert all(torch.equal(before[name], after[name]) for name in codec)
+    (optimizer,) = trainer.optimizers
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    wanted = [*learner.denoiser.parameters(), *learner.text.parameters()]
+    assert trained == {id(p) for p in wanted}
+
+
+def test_init_from_takes_over_phi_and_text(data, tmp_path):
+    trained, _ = run(data, 1)
+    trained.world_model.save(tmp_path / "model")
+    fresh = make_learner(data)
+    assert not same(weights_of(fresh), weights_of(trained))
+    started = make_learner(data, init_from=str(tmp_path / "model"))
+    assert same(weights_of(started), weights_of(trained))
+    assert all(p.requires_grad for p in started.denoiser.parameters())
+
+
+def test_init_from_a_model_with_another_codec_names_both(data, tmp_path):
+    make_learner(data).world_model.save(tmp_path / "model")
+    other = make_data(tmp_path / "other", 5, 2, (4, 6), 4, seed=1)
+    with pytest.raises(ValueError, match=r"trained with codec PCAPatchCodec \w{16}, but .* \w{16}"):
+        make_learner(other, init_from=str(tmp_path / "model"))
+
+
+def test_the_saved_model_holds_the_averaged_weights(data, tmp_path):
+    record, average = Record(), EMAWeightAveraging(decay=0.5, use_buffers=False)
+    trainer = make_trainer(3, [record, average])
+    train(trainer, make_learner(data), make_datamodule(data), None, tmp_path, {})
+    saved = WorldModel.load(tmp_path / "model").denoiser.state_dict()
+    expected = record.weights[0]  # the average starts as the first weights it is given
+    for weights in record.weights[1:]:
+        expected = {name: 0.5 * expected[name] + 0.5 * weights[name] for name in expected}
+    for name, value in saved.items():
+        torch.testing.assert_close(value, expected[name])
+    assert not same(saved, record.weights[-1])
+
+
+def test_two_runs_give_identical_weights_and_another_seed_differs(data):
+    first, second, other = (run(data, 2, seed=s)[0] for s in (7, 7, 8))
+    assert same(weights_of(first), weights_of(second))
+    assert not same(weights_of(first), weights_of(other))
