@@ -51,6 +51,7 @@ def replacing_parts(folder: Path, marker: str) -> Iterator[Path]:
     Raises:
         OSError: as `partial_file`; nothing was moved if it came up while writing.
     """
+    folder = folder.resolve()  # a link would be replaced itself
     temporary = _beside(folder)
     with _naming(folder, temporary):
         temporary.mkdir(parents=True)

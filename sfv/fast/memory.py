@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sfv.files import replacing
+from sfv.models.weight_files import write_tensors
 
 FORMAT = "sfv.memory/1"
 
@@ -31,8 +30,7 @@ class MemoryHeader:
 def save_memory(path: Path, state: dict[str, Tensor], header: MemoryHeader) -> None:
     """Write Θ with its header; whole or not at all."""
     metadata = {"format": FORMAT, "header": json.dumps(asdict(header), sort_keys=True)}
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata=metadata)
+    write_tensors(path, state, metadata)
 
 
 def load_memory(path: Path, base: str) -> tuple[dict[str, Tensor], MemoryHeader]:

@@ -1,6 +1,7 @@
 """Frame codecs: each video frame becomes one latent frame and back."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfv.models.pretrained import find_part, load_whole
 from sfv.models.weight_files import hash_tensors, read_tensors, write_tensors
 
 _PCA_FORMAT = "sfv.pca_patch_codec/1"
@@ -138,7 +140,7 @@ class PCAPatchCodec(nn.Module):
 
     def _check_fitted(self) -> None:
         if not bool(self.scale.all()):
-            raise RuntimeError(
+            raise ValueError(
                 "this PCAPatchCodec is not fitted: call fit(frames) first, or give the file of a "
                 "fitted one (PCAPatchCodec.load(path))"
             )
@@ -156,6 +158,7 @@ class KLVAECodec(nn.Module):
 
     Raises:
         FileNotFoundError: if there is no VAE with safetensors weights.
+        ValueError: if a file is damaged.
     """
 
     keeps_weights = False
@@ -164,11 +167,8 @@ class KLVAECodec(nn.Module):
         super().__init__()
         if frames_per_call < 1:
             raise ValueError(f"frames_per_call is {frames_per_call}; it must be at least 1")
-        self.vae = AutoencoderKL.from_pretrained(
-            _find_vae_folder(Path(folder)), use_safetensors=True, local_files_only=True
-        )
+        self.vae: Any = load_whole(AutoencoderKL, find_part(Path(folder), "vae", "VAE"))
         self.vae.eval().requires_grad_(False)
-        self.folder = str(folder)
         self.folder, self.frames_per_call = str(folder), frames_per_call
         self.latent_channels: int = self.vae.config.latent_channels
         self.spatial_factor: int = 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -253,15 +253,3 @@ def _check_format(path: str | Path, metadata: dict[str, str]) -> None:
             f"{path} is no PCA patch codec: its format is {metadata.get('format')!r}, expected "
             f"{_PCA_FORMAT!r}"
         )
-
-
-def _find_vae_folder(folder: Path) -> Path:
-    for candidate in (folder / "vae", folder):
-        has_weights = any(candidate.glob("diffusion_pytorch_model*.safetensors"))
-        if (candidate / "config.json").is_file() and has_weights:
-            return candidate
-    raise FileNotFoundError(
-        f"{folder} holds no diffusers VAE: expected vae/config.json and "
-        "vae/diffusion_pytorch_model.safetensors inside it. Weights in .bin files must be "
-        "converted to safetensors first"
-    )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sfv.models.cpu_fast import speed_up_on_cpu
 from sfv.models.presets import PRESETS, PresetName
+from sfv.models.pretrained import find_part, load_whole
 from sfv.rng import seed_of
 
 
@@ -66,12 +67,10 @@ class VideoUNet(nn.Module):
 
         Raises:
             FileNotFoundError: if there is no `unet/` with safetensors weights.
-            ValueError: if its sizes are no preset's.
+            ValueError: if its sizes are no preset's, or a file is damaged.
         """
-        source = find_unet_folder(Path(folder))
-        unet = UNet3DConditionModel.from_pretrained(
-            source, use_safetensors=True, local_files_only=True
-        )
+        source = find_part(Path(folder), "unet", "U-Net")
+        unet = load_whole(UNet3DConditionModel, source)
         preset = _preset_of(unet, source)
         channels, text_dim = unet.config.out_channels, unet.config.cross_attention_dim
         if unet.config.in_channels > channels:
@@ -135,23 +134,6 @@ class VideoUNet(nn.Module):
                 f"text tokens are {text.shape[-1]} wide, this denoiser takes {self.text_dim}: use "
                 f"the text encoder it was trained with, or build it with text_dim={text.shape[-1]}"
             )
-
-
-def find_unet_folder(folder: Path) -> Path:
-    """The folder that holds a diffusers U-Net's configuration and safetensors weights.
-
-    Raises:
-        FileNotFoundError: if neither `folder` nor `folder/unet` does.
-    """
-    for candidate in (folder / "unet", folder):
-        has_weights = any(candidate.glob("diffusion_pytorch_model*.safetensors"))
-        if (candidate / "config.json").is_file() and has_weights:
-            return candidate
-    raise FileNotFoundError(
-        f"{folder} holds no diffusers U-Net: expected unet/config.json and "
-        "unet/diffusion_pytorch_model.safetensors inside it. Weights in .bin files must be "
-        "converted to safetensors first"
-    )
 
 
 def _preset_of(unet: UNet3DConditionModel, folder: Path) -> PresetName:

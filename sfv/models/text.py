@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from sfv.models.pretrained import load_whole
 from sfv.models.weight_files import hash_tensors
 from sfv.rng import stream
 
@@ -88,6 +89,7 @@ class MiniLMText(nn.Module):
 
     Raises:
         FileNotFoundError: if `folder` holds no model, or the package is not installed.
+        ValueError: if a file is damaged.
     """
 
     keeps_weights = False
@@ -98,9 +100,7 @@ class MiniLMText(nn.Module):
         super().__init__()
         source = _minilm_folder() if folder is None else _with_weights(Path(folder))
         with _quietly():
-            model = BertModel.from_pretrained(
-                source, add_pooling_layer=False, use_safetensors=True, local_files_only=True
-            )
+            model = load_whole(BertModel, source, add_pooling_layer=False)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         self._encoder = _FrozenEncoder(model, tokenizer, max_tokens, "zeros")
         self.text_dim: int = model.config.hidden_size
@@ -135,6 +135,7 @@ class CLIPText(nn.Module):
 
     Raises:
         FileNotFoundError: if there is no model with safetensors weights.
+        ValueError: if a file is damaged.
     """
 
     keeps_weights = False
@@ -147,9 +148,7 @@ class CLIPText(nn.Module):
         split = (folder / "text_encoder").is_dir()
         source = _with_weights(folder / "text_encoder" if split else folder)
         with _quietly():
-            model = CLIPTextModel.from_pretrained(
-                source, use_safetensors=True, local_files_only=True
-            )
+            model = load_whole(CLIPTextModel, source)
         tokenizer = CLIPTokenizer.from_pretrained(
             folder / "tokenizer" if split else folder, local_files_only=True
         )

@@ -1,7 +1,9 @@
 """Reading, writing and hashing weights; safetensors only, no pickle."""
 
+import errno
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,10 +27,23 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; names the file.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary, disk_errors():
         save_file(contiguous, temporary, metadata=dict(metadata))
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn what safetensors raises on a full disk, which is no `OSError`, into one."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error)) from error
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

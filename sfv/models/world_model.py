@@ -1,6 +1,6 @@
 """A world model: denoiser Φ, frame codec, text encoder and what they agree on, as one folder of files.
 
-FOLDER/model.json           classes, settings, window, schedule, fingerprints; written last
+FOLDER/model.json           classes, settings, window, schedule, fingerprints; put in place last
 FOLDER/unet/                Φ in diffusers' own format, without any fast weights
 FOLDER/codec.safetensors    only for codecs that are fitted here (large public ones are referred to)
 FOLDER/text.safetensors     only for text encoders that are learned here
@@ -11,18 +11,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from sfv.diffusion.schedule import NoiseSchedule
-from sfv.files import claim_folder, write_json
+from sfv.files import claim_folder, replacing_parts, write_json
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.denoiser import VideoUNet
 from sfv.models.temporal_lora import base_state_dict
 from sfv.models.text import ActionTable, CLIPText, MiniLMText
-from sfv.models.weight_files import hash_tensors, read_tensors, write_tensors
+from sfv.models.weight_files import disk_errors, hash_tensors, read_tensors, write_tensors
 from sfv.types import Denoiser, FrameCodec, TextEncoder
 
 FORMAT = "sfv.model/1"
+MODEL_FILE = "model.json"
+_DAMAGED = "damaged or was not written by sfv"
 PARTS: dict[str, type[nn.Module]] = {
     cls.__name__: cls for cls in (PCAPatchCodec, KLVAECodec, ActionTable, MiniLMText, CLIPText)
 }
@@ -41,8 +43,8 @@ class WorldModel:
         num_generated: f_g, in frames.
 
     Raises:
-        TypeError: a part does not follow its protocol.
-        ValueError: widths differ between the parts, or a count of frames is below 1.
+        ValueError: a part does not follow its protocol or cannot be saved, widths differ between the
+            parts, or a count of frames is below 1.
     """
 
     def __init__(
@@ -54,9 +56,9 @@ class WorldModel:
         num_context: int,
         num_generated: int,
     ) -> None:
-        _check_protocol("denoiser", denoiser, Denoiser)
-        _check_protocol("codec", codec, FrameCodec)
-        _check_protocol("text", text, TextEncoder)
+        _check_part("denoiser", denoiser, Denoiser, ("save",))
+        _check_part("codec", codec, FrameCodec, ("settings", "keeps_weights"))
+        _check_part("text", text, TextEncoder, ("settings", "keeps_weights"))
         # Modules that follow our protocols; mypy has no type for "both".
         self.denoiser: Any = denoiser
         self.codec: Any = codec
@@ -79,44 +81,52 @@ class WorldModel:
 
     def fingerprint(self) -> str:
         """Hash of Φ; memories (Θ) remember the base model they belong to by it."""
-        return hash_tensors(base_state_dict(self.denoiser))
+        return str(_identity(self.denoiser)["fingerprint"])
 
     def save(self, folder: str | Path) -> None:
-        """Write the folder; a folder that has a `model.json` is whole.
+        """Write the folder, whole or not at all.
 
         Args:
             folder: new, empty, or an older world model that is replaced.
+
+        Raises:
+            FileExistsError: the folder holds something else.
+            ValueError: the denoiser holds fast weights, or the codec is not fitted.
+            OSError: the disk is full; what was there before stays.
         """
         folder = Path(folder)
-        claim_folder(folder, "model.json", "a world model")
-        (folder / "model.json").unlink(missing_ok=True)
-        self.denoiser.save(folder / "unet")
-        for name in ("codec", "text"):
-            part = getattr(self, name)
-            if part.keeps_weights:
-                write_tensors(folder / f"{name}.safetensors", part.state_dict(), {})
-        write_json(folder / "model.json", self._description())
+        claim_folder(folder, MODEL_FILE, "a world model")
+        with replacing_parts(folder, MODEL_FILE) as temporary:
+            with disk_errors():
+                self.denoiser.save(temporary / "unet")
+            for name in ("codec", "text"):
+                part = getattr(self, name)
+                if part.keeps_weights:
+                    write_tensors(temporary / f"{name}.safetensors", part.state_dict(), {})
+            write_json(temporary / MODEL_FILE, self._description())
 
     def load_weights(self, folder: str | Path) -> None:
         """Take over Φ and learned text from a saved model of the same shape.
 
         Raises:
-            ValueError: the folder's codec, text encoder or sizes differ from this model's.
+            ValueError: the folder's codec, text encoder, kind of prediction or sizes differ from this
+                model's.
         """
         folder = Path(folder)
         saved, ours = read_description(folder), self._description()
+        theirs, mine = saved["schedule"].prediction_type, self.schedule.prediction_type
+        if theirs != mine:
+            raise ValueError(
+                f"{folder} was trained to predict {theirs}, but this model's schedule has "
+                f"prediction_type {mine}; set the schedule's prediction_type to {theirs}"
+            )
         for name in ("codec", "text"):
             _check_same(folder, name, saved[name], ours[name])
         other = VideoUNet.from_diffusers(folder)
-        try:
-            self.denoiser.load_state_dict(other.state_dict())
-        except RuntimeError as error:
-            raise ValueError(
-                f"the denoiser of {folder} has another shape than the one given; use the preset it was "
-                f"trained with ({error})"
-            ) from error
+        _check_same(folder, "denoiser", saved["denoiser"], _identity(other))
+        _load_state(self.denoiser, other.state_dict(), folder / "unet")
         if self.text.keeps_weights:
-            self.text.load_state_dict(read_tensors(folder / "text.safetensors")[0])
+            _load_part(self.text, folder / "text.safetensors")
 
     @classmethod
     def load(cls, folder: str | Path) -> "WorldModel":
@@ -132,27 +142,24 @@ class WorldModel:
             VideoUNet.from_diffusers(folder),
             _read_part(folder, "codec", saved["codec"]),
             _read_part(folder, "text", saved["text"]),
-            NoiseSchedule(**saved["schedule"]),
+            saved["schedule"],
             saved["num_context"],
             saved["num_generated"],
         )
         for name in ("denoiser", "codec", "text"):
             getattr(model, name).requires_grad_(False).eval()
-        for name in ("codec", "text"):
-            _check_same(folder, name, saved[name], model._description()[name])
+            _check_same(folder, name, saved[name], _identity(getattr(model, name)))
         return model
 
     def _description(self) -> dict[str, Any]:
         parts = {
-            name: {
-                "class": type(part).__name__,
-                "settings": part.settings(),
-                "fingerprint": part.fingerprint(),
-            }
-            for name, part in (("codec", self.codec), ("text", self.text))
+            name: _identity(part) for name, part in (("codec", self.codec), ("text", self.text))
         }
+        for name, part in parts.items():
+            part["settings"] = getattr(self, name).settings()
         return {
             "format": FORMAT,
+            "denoiser": _identity(self.denoiser),
             **parts,
             "schedule": asdict(self.schedule),
             "num_context": self.num_context,
@@ -161,31 +168,57 @@ class WorldModel:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read and check `model.json`.
+    """Read and check `model.json`; its schedule becomes a `NoiseSchedule`.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is of another format.
+        ValueError: it is of another format, or damaged.
     """
-    path = folder / "model.json"
+    path = folder / MODEL_FILE
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} holds no world model (no model.json); give the `model` folder of a finished run"
+            f"{folder} holds no world model (no {MODEL_FILE}); give the `model` folder of a finished "
+            "run"
         )
-    description = cast(dict[str, Any], json.loads(path.read_text()))
-    if description.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {description.get('format')!r}; this version reads {FORMAT!r}"
-        )
-    return description
+    try:
+        description = json.loads(path.read_bytes())
+        form = description["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error
+    if form != FORMAT:
+        raise ValueError(f"{path} has format {form!r}; this version reads {FORMAT!r}")
+    try:
+        for name in ("denoiser", "codec", "text"):
+            description[name]["class"], description[name]["fingerprint"]
+        description["schedule"] = NoiseSchedule(**description["schedule"])
+        description["num_context"], description["num_generated"]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error
+    return cast(dict[str, Any], description)
 
 
-def _check_protocol(name: str, part: nn.Module, protocol: type) -> None:
+def _check_part(name: str, part: nn.Module, protocol: type, kept_by: tuple[str, ...]) -> None:
+    """What would only be missed when a trained model is saved is missed before training."""
     if not isinstance(part, protocol):
-        raise TypeError(
+        raise ValueError(
             f"{name} is a {type(part).__name__}, which is no sfv.types.{protocol.__name__}; "
             "see that protocol for the attributes and methods it must have"
         )
+    lacking = [attribute for attribute in kept_by if not hasattr(part, attribute)]
+    if lacking:
+        raise ValueError(
+            f"{name} is a {type(part).__name__}, which could not be saved: it lacks "
+            f"{' and '.join(lacking)}. See those of the classes in sfv.models"
+        )
+
+
+def _identity(part: Any) -> dict[str, Any]:
+    """What tells a part from another: its class, and a hash of what decides its output."""
+    if isinstance(part, Denoiser):
+        fingerprint = hash_tensors(base_state_dict(cast(nn.Module, part)))
+    else:
+        fingerprint = part.fingerprint()
+    return {"class": type(part).__name__, "fingerprint": fingerprint}
 
 
 def _check_same(folder: Path, name: str, saved: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -200,10 +233,34 @@ def _check_same(folder: Path, name: str, saved: dict[str, Any], ours: dict[str, 
 def _read_part(folder: Path, name: str, spec: dict[str, Any]) -> nn.Module:
     if spec["class"] not in PARTS:
         raise ValueError(
-            f"{folder / 'model.json'} names the class {spec['class']!r} as its {name}; "
+            f"{folder / MODEL_FILE} names the class {spec['class']!r} as its {name}; "
             f"allowed: {', '.join(PARTS)}"
         )
-    part = PARTS[spec["class"]](**spec["settings"])
+    try:
+        part = PARTS[spec["class"]](**spec["settings"])
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"{folder / MODEL_FILE} is {_DAMAGED}: the settings of its {name} make no "
+            f"{spec['class']} ({error})"
+        ) from error
     if part.keeps_weights:
-        part.load_state_dict(read_tensors(folder / f"{name}.safetensors")[0])
+        _load_part(part, folder / f"{name}.safetensors")
     return part
+
+
+def _load_part(part: nn.Module, path: Path) -> None:
+    _load_state(part, read_tensors(path)[0], path)
+
+
+def _load_state(part: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+    """`load_state_dict` with an error of one line."""
+    ours = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if ours != theirs:
+        name = min(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
+        raise ValueError(
+            f"{source} has another shape than the {type(part).__name__} it is read into: {name} is "
+            f"{theirs.get(name, 'absent')} there and {ours.get(name, 'absent')} here. Use the preset "
+            "and settings it was trained with"
+        )
+    part.load_state_dict(state)

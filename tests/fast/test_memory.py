@@ -1,3 +1,5 @@
+import resource
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -32,3 +34,17 @@ def test_other_files_are_refused(tmp_path):
     save_file(STATE, tmp_path / "plain.safetensors")
     with pytest.raises(ValueError, match=r"format None; a memory has format 'sfv.memory/1'"):
         load_memory(tmp_path / "plain.safetensors", "x")
+
+
+def test_a_full_disk_leaves_the_old_memory_and_names_it(tmp_path):
+    path = tmp_path / "walk.safetensors"
+    save_memory(path, STATE, HEADER)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot write \S+/walk\.safetensors \(.*make room"):
+            save_memory(path, {"other": torch.zeros(999)}, HEADER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_memory(path, HEADER.base)[0].keys() == STATE.keys()
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,9 +1,10 @@
 import json
+import shutil
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec, _patch_moments
 from sfv.rng import stream
@@ -137,7 +138,7 @@ def test_codecs_satisfy_the_protocol(codec, vae_folder):
 
 
 def test_an_unfitted_codec_is_refused(video):
-    with pytest.raises(RuntimeError, match=r"not fitted: call fit\(frames\) first"):
+    with pytest.raises(ValueError, match=r"not fitted: call fit\(frames\) first"):
         PCAPatchCodec(latent_channels=10, patch=4).encode(video)
 
 
@@ -220,3 +221,16 @@ def test_a_folder_without_vae_is_refused(tmp_path):
 def test_zero_frames_per_call_are_refused(vae_folder):
     with pytest.raises(ValueError, match="frames_per_call is 0; it must be at least 1"):
         KLVAECodec(vae_folder, frames_per_call=0)
+
+
+def test_a_damaged_vae_is_refused(vae_folder, tmp_path):
+    shutil.copytree(vae_folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["quant_conv.bias"]
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=r"copy/vae lacks 1 weights .*quant_conv\.bias"):
+        KLVAECodec(tmp_path / "copy")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"copy/vae holds no readable AutoencoderKL: .*truncated"):
+        KLVAECodec(tmp_path / "copy")

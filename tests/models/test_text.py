@@ -1,8 +1,10 @@
 import importlib.util
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sfv.models import text
@@ -186,3 +188,17 @@ def test_clip_from_one_folder_equals_clip_from_a_pipeline(clip_folder, tmp_path)
 def test_a_folder_without_text_model_is_refused(encoder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no text model: expected config\.json"):
         encoder(tmp_path)
+
+
+def test_a_damaged_text_model_is_refused(clip_folder, tmp_path):
+    shutil.copytree(clip_folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "text_encoder" / "model.safetensors"
+    weights = load_file(path)
+    lost = min(weights)
+    del weights[lost]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"text_encoder lacks 1 weights of a CLIPTextModel"):
+        CLIPText(tmp_path / "copy")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"text_encoder holds no readable CLIPTextModel"):
+        CLIPText(tmp_path / "copy")
