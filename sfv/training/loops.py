@@ -65,12 +65,14 @@ class FastLoop(_Loop):
     def run(self, data_fetcher: _DataFetcher) -> list[ReplayItem]:
         """Learn one group and return its replay items, in the order they were learned.
 
-        Raises:
-            StopIteration: the episode stream has ended.
+        The group is smaller where a finite stream of episodes ends in it, and empty behind the end.
         """
         self.reset()
         while not self.done:
-            batch, _, _ = next(data_fetcher)
+            try:
+                batch, _, _ = next(data_fetcher)
+            except StopIteration:
+                break
             self.advance(batch)
         return self.replay
 
@@ -166,11 +168,15 @@ class SlowFastFitLoop(_FitLoop):
     def advance(self) -> None:
         fetcher = self._data_fetcher
         assert fetcher is not None
-        try:
-            items = self.fast_loop.run(fetcher)
-        except StopIteration:
+        items = self.fast_loop.run(fetcher)
+        if not items:
             iter(fetcher)  # a finite stream of episodes starts over
             items = self.fast_loop.run(fetcher)
+        if not items:
+            raise ValueError(
+                "the training data gave no episode to learn; use fewer ranks and loader workers, or "
+                "more episodes"
+            )
         self.replay.load(items, self.epoch_progress.current.ready)
         self._count_replay()
         with self.trainer.profiler.profile("run_training_epoch"):  # type: ignore[attr-defined]

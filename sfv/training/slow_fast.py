@@ -32,8 +32,8 @@ class SlowFastSettings:
     """The slow-fast loop.
 
     Args:
-        episodes_per_group: episodes in one fast phase.
-        max_chunks: chunk pairs taken of each episode, from its start; None takes all.
+        episodes_per_group: episodes in one fast phase; at least 1.
+        max_chunks: chunk pairs taken of each episode, from its start; at least 1, None takes all.
         lora: the shape of Θ.
         fast: how Θ learns.
         precision: arithmetic of the fast steps.
@@ -46,6 +46,14 @@ class SlowFastSettings:
     fast: FastSettings = field(default_factory=FastSettings)
     precision: Precision = "32"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.episodes_per_group < 1 or (self.max_chunks is not None and self.max_chunks < 1):
+            raise ValueError(
+                f"the slow-fast loop got episodes_per_group={self.episodes_per_group}, "
+                f"max_chunks={self.max_chunks}; allowed: episodes_per_group >= 1, max_chunks >= 1 or "
+                "null"
+            )
 
 
 class ReplayMemory(pl.Callback):
