@@ -9,11 +9,12 @@ import pytorch_lightning as pl
 from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from sfv.data.datamodule import EpisodeDataModule
+from sfv.data.datamodule import EpisodeDataModule, episodes
+from sfv.data.stages import windows
 from sfv.report.tensorboard import log_hparams
 from sfv.training.run_folder import newest_checkpoint, open_run_folder, tensorboard_logger
 from sfv.training.slow import SlowLearner
@@ -66,12 +67,24 @@ class FitCLI(LightningCLI):
         return trainer
 
 
-def _data_mode(slow_fast: SlowFastSettings | None) -> str:
+def _data_mode(slow_fast: Any) -> str:  # a namespace, not built yet
     return "windows" if slow_fast is None else "episodes"
 
 
 def _codec_fingerprint(learner: SlowLearner) -> str:
     return str(learner.world_model.codec.fingerprint())
+
+
+class AverageAtEnd(pl.Callback):
+    """Leaves averaged weights in the model, also when a run that is finished already is resumed.
+
+    The averaging callbacks copy them over when training ends; without a step left it never begins.
+    """
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):
+                callback.on_train_end(trainer, pl_module)
 
 
 def parse(args: Sequence[str]) -> FitCLI:
@@ -94,6 +107,7 @@ def parse(args: Sequence[str]) -> FitCLI:
 def fit(args: Sequence[str]) -> None:
     """Train in a run folder; the same settings again go on from its newest checkpoint."""
     cli = parse(args)
+    check_windows(cli.datamodule)
     out = Path(cli.config.out)
     config = cli.parser.dump(cli.config, skip_link_targets=False)
     open_run_folder(out, config)
@@ -106,6 +120,18 @@ def fit(args: Sequence[str]) -> None:
         cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(config))),
     )
     print(f"model: {out / 'model'}\nlogs:  tensorboard --logdir {out}")
+
+
+def check_windows(data: EpisodeDataModule) -> None:
+    """Cut the first episode of each split, so that a window that does not fit ends here.
+
+    Raises:
+        WindowError: an action of another length, or no action with f_p frames before it.
+    """
+    for index in (data.train_index, data.val_index):
+        if index is not None:
+            for meta, frames in episodes(index.folder, limit=1):
+                windows(meta, frames, data.num_context, data.num_generated)
 
 
 def train(
@@ -128,12 +154,18 @@ def train(
     """
     newest = newest_checkpoint(out)
     resume = None if newest is None else str(newest)
+    trainer.callbacks.append(AverageAtEnd())  # type: ignore[attr-defined]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             log_hparams(logger, settings, {"val/loss": float("nan")})
-    if slow_fast is None:
-        trainer.fit(learner, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-    else:
-        fit_slow_fast(trainer, learner, datamodule, slow_fast, resume)
+    try:
+        if slow_fast is None:
+            trainer.fit(learner, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+        else:
+            fit_slow_fast(trainer, learner, datamodule, slow_fast, resume)
+    except SystemExit as error:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into an exit that says nothing
+            raise KeyboardInterrupt from error
+        raise
     if trainer.is_global_zero:
         learner.world_model.save(out / "model")
