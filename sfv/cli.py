@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         _run(verb, rest)
-    except (ValueError, OSError) as error:
+    except _input_errors() as error:
         if os.environ.get("SFV_TRACEBACK"):
             raise
         print(f"sfv {verb}: {error}", file=sys.stderr)
@@ -67,6 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nsfv {verb}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def _input_errors() -> tuple[type[Exception], ...]:
+    """What a user can cause; Lightning's own class only once it is loaded."""
+    lightning = sys.modules.get("lightning_fabric.utilities.exceptions")
+    return (ValueError, OSError) + (
+        () if lightning is None else (lightning.MisconfigurationException,)
+    )
 
 
 def _run(verb: str, args: list[str]) -> None:
@@ -84,7 +92,7 @@ def _with_flags(function: Callable[..., Any], args: list[str]) -> list[str]:
     """Let a switch stand alone: `--quick` for `--quick true`."""
     parameters = inspect.signature(function).parameters.values()
     switches = {f"--{p.name}" for p in parameters if p.annotation is bool}
-    following = [*args[1:], ""]
+    following = [*args, ""][1:]
     return [
         f"{arg}=true" if arg in switches and after.lower() not in ("true", "false") else arg
         for arg, after in zip(args, following, strict=True)

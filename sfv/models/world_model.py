@@ -44,7 +44,7 @@ class WorldModel:
 
     Raises:
         ValueError: a part does not follow its protocol or cannot be saved, widths differ between the
-            parts, or a count of frames is below 1.
+            parts, the codec is not fitted, or a count of frames is below 1.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class WorldModel:
                 f"the denoiser takes text of width {self.denoiser.text_dim}, but the text encoder "
                 f"makes {self.text.text_dim}; set the denoiser's text_dim to that"
             )
+        _identity(self.codec)  # refuses a codec that is not fitted
         if num_context < 1 or num_generated < 1:
             raise ValueError(
                 f"num_context is {num_context}, num_generated is {num_generated}; both must be >= 1"
@@ -91,7 +92,7 @@ class WorldModel:
 
         Raises:
             FileExistsError: the folder holds something else.
-            ValueError: the denoiser holds fast weights, or the codec is not fitted.
+            ValueError: the denoiser holds fast weights.
             OSError: the disk is full; what was there before stays.
         """
         folder = Path(folder)

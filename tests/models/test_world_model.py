@@ -332,6 +332,11 @@ def test_parts_that_do_not_fit_are_refused():
         world_of(text=table(text_dim=9))
 
 
+def test_a_codec_that_is_not_fitted_is_refused():
+    with pytest.raises(ValueError, match=r"this PCAPatchCodec is not fitted: call fit\(frames\)"):
+        world_of(frames=PCAPatchCodec(latent_channels=C, patch=PATCH))
+
+
 @pytest.mark.parametrize("counts", [(0, 2), (3, 0)])
 def test_windows_without_frames_are_refused(counts):
     with pytest.raises(ValueError, match=r"num_context is \d, num_generated is \d; both must be"):
