@@ -170,7 +170,6 @@ def _trainer(part: Path, steps: int, val_every: int) -> pl.Trainer:
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        limit_val_batches=8,
         check_val_every_n_epoch=None,
         val_check_interval=val_every,
         log_every_n_steps=5,

@@ -39,17 +39,17 @@ class DemoSettings:
     size: int = 64
     chunk_frames: int = 8
     train_episodes: int = 200
-    val_episodes: int = 8
+    val_episodes: int = 4
     test_episodes: int = 3
     train_chunks: int = 25
     test_chunks: int = 27
     slow_steps: int = 480
     batch_size: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     loop_steps: int = 64
     loop_chunks: int = 8
     sampler: SamplerSettings = field(
-        default_factory=lambda: SamplerSettings("ddim", num_inference_steps=8)
+        default_factory=lambda: SamplerSettings("ddim", num_inference_steps=4)
     )
     lora: LoRASettings = field(default_factory=lambda: LoRASettings(r=16, alpha=16.0))
     fast: FastSettings = field(

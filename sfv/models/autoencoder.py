@@ -20,9 +20,8 @@ class PCAPatchCodec(nn.Module):
     """Principal components of pixel patches: fitted in seconds, needs no pretrained weights.
 
     A patch of `patch` x `patch` pixels becomes one latent position. Each latent channel is one
-    principal component, shifted and scaled to zero mean and unit variance on the fitted frames.
-    A component that varies by less than one grey level is quantisation noise: it keeps the scale
-    of a grey level, and so a variance below 1, rather than being blown up.
+    principal component, shifted to zero mean on the fitted frames. Together the channels have unit
+    variance; how it is shared out is the whitening, see `fit`.
 
     Args:
         file: written by `save`; None leaves the codec unfitted.
@@ -80,8 +79,22 @@ class PCAPatchCodec(nn.Module):
         return {"latent_channels": self.latent_channels, "patch": self.spatial_factor}
 
     @torch.no_grad()
-    def fit(self, frames: Float[Tensor, "n 3 height width"]) -> "PCAPatchCodec":
-        """Fit to frames in [0, 1], a few thousand are plenty; replaces an earlier fit."""
+    def fit(
+        self, frames: Float[Tensor, "n 3 height width"], whitening: float = 0.5
+    ) -> "PCAPatchCodec":
+        """Fit to frames in [0, 1], a few thousand are plenty; replaces an earlier fit.
+
+        Args:
+            frames: of the train split.
+            whitening: 1 gives every component unit variance, 0 keeps the proportions of the pixels.
+                Between them a denoiser learns coarse structure first and fine detail too. A component
+                that varies by less than a grey level is quantisation noise and is not blown up.
+
+        Raises:
+            ValueError: `whitening` is not from 0 to 1.
+        """
+        if not 0.0 <= whitening <= 1.0:
+            raise ValueError(f"whitening is {whitening}; allowed: 0 to 1")
         mean, covariance = _patch_moments(frames, self.spatial_factor)
         variance, vectors = torch.linalg.eigh(covariance)
         components = vectors.flip(1).T[: self.latent_channels]
@@ -90,7 +103,8 @@ class PCAPatchCodec(nn.Module):
         deviation = variance.flip(0)[: self.latent_channels].clamp(min=0).sqrt()
         self.mean.copy_(mean)
         self.components.copy_(components)
-        self.scale.copy_(deviation.clamp(min=_GREY_LEVEL))
+        scale = deviation.clamp(min=_GREY_LEVEL) ** whitening
+        self.scale.copy_(scale * (deviation / scale).square().mean().sqrt())
         return self
 
     @torch.no_grad()

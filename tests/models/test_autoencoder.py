@@ -65,22 +65,36 @@ def test_components_are_those_of_a_singular_value_decomposition(codec):
     overlap = (vectors[:10].float() * codec.components).sum(dim=1).abs()
     torch.testing.assert_close(overlap, torch.ones(10), rtol=0, atol=1e-3)
     deviation = (singular[:10] / len(centred) ** 0.5).float()
-    torch.testing.assert_close(codec.scale, deviation.clamp(min=1 / 255), rtol=1e-4, atol=0)
+    white = PCAPatchCodec(latent_channels=10, patch=4).fit(frames, whitening=1.0)
+    torch.testing.assert_close(white.scale, deviation.clamp(min=1 / 255), rtol=1e-4, atol=0)
 
 
-def test_latents_of_the_fitted_frames_have_zero_mean_and_unit_variance(codec):
+@pytest.mark.parametrize("whitening", [0.0, 0.3, 1.0])
+def test_latents_of_the_fitted_frames_have_zero_mean_and_unit_variance(whitening):
+    codec = PCAPatchCodec(latent_channels=10, patch=4).fit(pictures(60), whitening)
     latents = codec.encode(pictures(60)[None])
     torch.testing.assert_close(latents.mean(dim=(0, 2, 3, 4)), torch.zeros(10), rtol=0, atol=1e-3)
-    torch.testing.assert_close(latents.std(dim=(0, 2, 3, 4)), torch.ones(10), rtol=0, atol=1e-2)
+    torch.testing.assert_close(latents.square().mean(), torch.tensor(1.0), rtol=0, atol=1e-2)
+
+
+def test_whitening_says_how_equal_the_channels_are():
+    deviations = {}
+    for whitening in (0.0, 0.5, 1.0):
+        codec = PCAPatchCodec(latent_channels=6, patch=4).fit(pictures(60), whitening)
+        deviations[whitening] = codec.encode(pictures(60)[None]).std(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(deviations[1.0], torch.ones(6), rtol=0, atol=1e-2)
+    shares = {w: d / d[0] for w, d in deviations.items()}
+    torch.testing.assert_close(shares[0.5], shares[0.0].sqrt(), rtol=1e-3, atol=0)
+    with pytest.raises(ValueError, match=r"whitening is 1.5; allowed: 0 to 1"):
+        PCAPatchCodec().fit(pictures(60), whitening=1.5)
 
 
 def test_components_below_one_grey_level_are_not_blown_up():
     colour = torch.rand(50, 3, 1, 1, generator=stream(0, "flat"))
     grain = 1e-4 * torch.randn(50, 3, 8, 8, generator=stream(1, "flat"))
-    codec = PCAPatchCodec(latent_channels=6, patch=4).fit(colour + grain)
+    codec = PCAPatchCodec(latent_channels=6, patch=4).fit(colour + grain, whitening=1.0)
     deviation = codec.encode((colour + grain)[None]).std(dim=(0, 2, 3, 4))
-    torch.testing.assert_close(deviation[:3], torch.ones(3), rtol=0, atol=1e-2)
-    assert (deviation[3:] < 0.05).all()
+    assert (deviation[3:] < 0.05 * deviation[0]).all()
 
 
 def test_all_components_give_the_frame_back(video):
