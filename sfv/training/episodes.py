@@ -19,10 +19,17 @@ def load_episodes(folder: Path, world: WorldModel, num: int | None) -> list[True
         ValueError: an episode is cut in another way than the model generates, holds latents instead
             of video, or there are fewer than `num`.
     """
+    if num is not None and num < 1:
+        raise ValueError(f"{num} episodes were asked for; ask for at least 1, or null for all")
     found: list[TrueEpisode] = []
     for meta, video in read_episodes(folder):
         if len(found) == num:
             break
+        if meta.encoding.kind != "video":
+            raise ValueError(
+                f"{folder} holds {meta.encoding.kind}; true video is needed here: give the folder of the "
+                "shards that they were encoded from"
+            )
         check_episode(meta, world)
         found.append(TrueEpisode(meta, video, world.codec.encode(video[None])))
     if num is not None and len(found) < num:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from sfv.fast.memory import MemoryHeader, save_memory
 from sfv.fast.rollout import Chunk, join
 from sfv.files import claim_folder, write_bytes, write_json
+from sfv.metrics.suite_common import videos_hash
 from sfv.models.world_model import WorldModel
 from sfv.report.video import encode_mp4, to_frames
 from sfv.training.episodes import load_episodes
@@ -63,9 +64,13 @@ def rollout(
     """
     world = WorldModel.load(model)
     tasks = _tasks(world, start, actions, episodes, num_episodes, fps)
+    world.text(sorted({action for task in tasks for action in task.actions}))  # knows them all?
+    starts = {task.name: world.codec.encode(task.start) for task in tasks}
     settings = {
         "model": world.fingerprint(),
-        "tasks": [[task.name, task.actions] for task in tasks],
+        "tasks": [
+            [task.name, videos_hash([task.start[0]]), task.fps, task.actions] for task in tasks
+        ],
         "rows": list(rows),
         "generation": asdict(generation),
     }
@@ -77,7 +82,7 @@ def rollout(
             with rollout_of(world, row, generation) as roller:
                 for task in tasks:
                     bar.set_postfix_str(f"{task.name} {row}")
-                    encoded = world.codec.encode(task.start)
+                    encoded = starts[task.name]
                     chunks = roller.run(
                         task.name, encoded, task.actions, on_chunk=lambda _: bar.update()
                     )
