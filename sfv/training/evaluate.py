@@ -1,5 +1,6 @@
 """`sfv evaluate`: measure a world model on test episodes, with and without memory."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -203,11 +204,16 @@ def differences(scores: dict[Row, dict[str, MetricValue]]) -> list[dict[str, Any
 
 
 def curves(videos: dict[Row, list[EpisodeVideos]]) -> dict[str, dict[str, list[float]]]:
-    """`fast/loss` and `fast/gain` of each chunk of the first long rollout."""
+    """`fast/loss` and `fast/gain` of each chunk of the first long rollout, where measured."""
     made = videos["fast"][0] if videos.get("fast") else None
-    if made is None or not made.losses:
+    if made is None:
         return {}
-    return {"fast/loss": {"fast": made.losses}, "fast/gain": {"fast": made.gains}}
+    found = {"fast/loss": made.losses, "fast/gain": made.gains}
+    return {
+        name: {"fast": values}
+        for name, values in found.items()
+        if values and all(map(math.isfinite, values))
+    }
 
 
 def write_outputs(
