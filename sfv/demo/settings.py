@@ -51,10 +51,8 @@ class DemoSettings:
     sampler: SamplerSettings = field(
         default_factory=lambda: SamplerSettings("ddim", num_inference_steps=4)
     )
-    lora: LoRASettings = field(default_factory=lambda: LoRASettings(r=16, alpha=16.0))
-    fast: FastSettings = field(
-        default_factory=lambda: FastSettings(num_steps=4, learning_rate=1e-3, draws_per_step=2)
-    )
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    fast: FastSettings = field(default_factory=FastSettings)
     seed: int = 0
 
     def quick(self) -> "DemoSettings":
@@ -66,8 +64,8 @@ class DemoSettings:
             slow_steps=100,
             loop_steps=16,
             loop_chunks=4,
-            sampler=replace(self.sampler, num_inference_steps=4),
-            fast=replace(self.fast, num_steps=2),
+            sampler=replace(self.sampler, num_inference_steps=3),
+            fast=replace(self.fast, num_steps=1),
         )
 
     def for_minutes(self, minutes: float) -> "DemoSettings":
