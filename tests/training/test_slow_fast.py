@@ -223,6 +223,7 @@ def test_the_replay_order_is_a_function_of_seed_and_phase(data):
     assert order(1, 1) != order(2, 1)
 
 
+@pytest.mark.slow
 def test_two_runs_give_identical_weights_and_the_loop_s_seed_matters(data, trained):
     first = weights_of(trained.learner)
     second, _, _ = fit(data, 5)  # held-out noise that measures the gain changes nothing
