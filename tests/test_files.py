@@ -139,6 +139,15 @@ def test_parts_stay_as_they_were_when_writing_fails(tmp_path):
     assert tree(tmp_path) == before
 
 
+def test_parts_move_to_where_a_link_leads(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    for mark in ("1", "2"):
+        write_parts(tmp_path / "link", mark, a="a")
+        assert (tmp_path / "link").is_symlink()
+        assert tree(tmp_path / "disk") == {"a": None, "a/x": "a", "mark": mark}
+
+
 def test_the_marker_moves_last(tmp_path, monkeypatch):
     """Killed in between, a folder keeps its old marker, so that it can be written again."""
     moved = []

@@ -279,8 +279,11 @@ def test_a_codec_file_of_another_size_is_refused(folder, tmp_path):
 def test_a_swapped_denoiser_is_refused(folder):
     """Also what a kill between two renames of `save` leaves: files of two models."""
     denoiser(seed=3).save(folder / "unet")
-    with pytest.raises(ValueError, match=r"was trained with denoiser VideoUNet \w+, but VideoUNet"):
+    message = r"was trained with denoiser VideoUNet \w+, but VideoUNet"
+    with pytest.raises(ValueError, match=message):
         WorldModel.load(folder)
+    with pytest.raises(ValueError, match=message):
+        world_of().load_weights(folder)
 
 
 def test_another_vocabulary_is_refused(folder):
