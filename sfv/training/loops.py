@@ -184,7 +184,8 @@ class SlowFastFitLoop(_FitLoop):
 
     def _count_replay(self) -> None:
         self.max_batches = len(self.replay) or float("inf")
-        if self.trainer.val_check_interval == 1.0 and len(self.replay):
+        interval = self.trainer.val_check_interval
+        if isinstance(interval, float) and interval == 1.0 and len(self.replay):
             self.trainer.val_check_batch = len(self.replay)
 
 
