@@ -92,9 +92,9 @@ def make_sample(
     return Sample(meta, encode_latents(torch.randn(shape, generator=stream(0, "latents", key))))
 
 
-def make_learner(data: Data, **changes: Any) -> SlowLearner:
+def make_learner(data: Data, codec: PCAPatchCodec | None = None, **changes: Any) -> SlowLearner:
     """A tiny slow learner with f_p = 3 for shards with chunks of 2 frames."""
-    codec = PCAPatchCodec.load(data.codec)
+    codec = codec or PCAPatchCodec.load(data.codec)
     settings: dict[str, Any] = {
         "num_context": 3,
         "num_generated": data.chunk,

@@ -20,7 +20,7 @@ from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import LoRASettings, SlowFastSettings, fit_slow_fast, make_learner
 from tests.training import make
 from tests.training.make import make_datamodule, make_trainer, same, weights_of
-from tests.training.test_slow import denoising_loss, still
+from tests.training.test_slow import Validations, denoising_loss, still
 
 SETTINGS = SlowFastSettings(
     episodes_per_group=2,
@@ -277,15 +277,23 @@ def test_an_empty_stream_of_episodes_says_so(data):
 
 
 def test_validation_runs_without_the_memory_which_is_back_afterwards(data, resting):
-    """Φ rests, so the validation loss must be the one of Φ alone."""
+    """Φ rests, so the validation loss must be the one of Φ alone, whatever Θ_i is there."""
     alone = make.make_learner(data, optimizer=still, text_dropout=0.0)
     trainer = make_trainer(1, limit_val_batches=1.0)
     expected = trainer.validate(alone, make_datamodule(data), verbose=False)[0]["val/loss"]
-    record = Record()
-    trainer = make_trainer(4, [record], limit_val_batches=1.0, val_check_interval=1)
+    record, found = Record(), Validations()
+    trainer = make_trainer(4, [record, found], limit_val_batches=1.0, val_check_interval=1)
     fit(data, 4, trainer=trainer, optimizer=still, text_dropout=0.0)
-    assert trainer.callback_metrics["val/loss"].item() == expected
+    assert found.losses == [expected] * 4
     assert torch.equal(torch.stack(record.losses), torch.stack(resting.record.losses))
+
+
+def test_validation_runs_after_each_group_by_default(data):
+    found = Validations()
+    default = {"check_val_every_n_epoch": 1, "limit_val_batches": 1.0}
+    trainer = make_trainer(5, [found], **default)
+    fit(data, 5, replace(SETTINGS, max_chunks=1), trainer=trainer)
+    assert found.steps == [2, 4]
 
 
 def test_the_fast_loss_is_logged_against_chunk_pairs(trained):
