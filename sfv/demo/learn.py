@@ -1,6 +1,7 @@
 """The demo's learning, rollout and measuring stages: the library's own parts, wired small."""
 
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -188,7 +189,8 @@ def _generation(settings: DemoSettings) -> GenerationSettings:
 
 @contextmanager
 def _fewer_warnings() -> Iterator[None]:
-    """Hide warnings that a demo's reader cannot act on."""
+    """Hide warnings and remarks that a demo's reader cannot act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")

@@ -1,5 +1,6 @@
 """`sfv fit`: slow learning, or the slow-fast loop, from one YAML file."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ class FitCLI(LightningCLI):
     """Typed configuration of a run; numbers that two objects share are linked."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        full_help = parser.format_help
+        parser.format_help = lambda: short_help(full_help())  # type: ignore[method-assign]
         parser.add_argument("--out", default="runs/fit", help="folder of this run")
         parser.add_argument(
             "--checkpoint_every",
@@ -65,6 +68,11 @@ class FitCLI(LightningCLI):
             kwargs["logger"] = tensorboard_logger(out)
         trainer: pl.Trainer = super().instantiate_trainer(**kwargs)
         return trainer
+
+
+def short_help(text: str) -> str:
+    """Leave out the lists of every subclass that Python knows: thousands of lines of others' classes."""
+    return re.sub(r",\s+known\s+subclasses:[^)]*", "", text)
 
 
 def _data_mode(slow_fast: Any) -> str:  # a namespace, not built yet
