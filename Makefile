@@ -16,8 +16,8 @@ pip := $(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 
 help:
 	@echo "make demo [QUICK=1]   collect, train, roll out and measure; report in $(OUT)"
-	@echo "make test             run the tests"
-	@echo "make check            format, lint, types, import rules, tests: all that CI checks"
+	@echo "make test             run the tests: all that CI runs"
+	@echo "make check            format, lint, types and import rules first, then the tests"
 	@echo "make format           rewrite the code in house format"
 	@echo "make clean            remove $(VENV) and caches (runs/ and data/ stay)"
 
@@ -27,6 +27,7 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	$(bin)/python -m pytest $(PYTEST_ARGS)
 
+# The tests run these checks too (tests/test_house_rules.py); here they come first and fail fast.
 check: lint types imports test
 
 format: $(VENV)/.dev

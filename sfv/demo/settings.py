@@ -61,7 +61,7 @@ class DemoSettings:
             self,
             train_episodes=60,
             test_episodes=1,
-            slow_steps=100,
+            slow_steps=80,
             loop_steps=16,
             loop_chunks=4,
             sampler=replace(self.sampler, num_inference_steps=3),
