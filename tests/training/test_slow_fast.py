@@ -11,6 +11,7 @@ from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.loops.progress import _Progress
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DataLoader
 
 from sfv import rng
 from sfv.fast.learner import FastSettings
@@ -266,7 +267,7 @@ def test_a_finite_stream_of_episodes_starts_over_and_drops_none(data, per_group)
 def test_an_empty_stream_of_episodes_says_so(data):
     class Nothing(pl.LightningDataModule):
         def train_dataloader(self):
-            return torch.utils.data.DataLoader(Empty(), batch_size=None)
+            return DataLoader(Empty(), batch_size=None)
 
     class Empty(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -288,12 +289,23 @@ def test_validation_runs_without_the_memory_which_is_back_afterwards(data, resti
     assert torch.equal(torch.stack(record.losses), torch.stack(resting.record.losses))
 
 
-def test_validation_runs_after_each_group_by_default(data):
+@pytest.mark.parametrize("sized", [False, True])
+def test_validation_runs_after_each_group_by_default(data, sized):
+    """Groups of 2 and, at the end of the 3 episodes, 1; a loader may know its length or not."""
+
+    class Episodes(pl.LightningDataModule):
+        def train_dataloader(self):
+            stream = make_datamodule(data, "episodes", repeat=False).train_dataloader()
+            return DataLoader(list(stream), batch_size=None) if sized else stream
+
+        def val_dataloader(self):
+            return make_datamodule(data).val_dataloader()
+
     found = Validations()
-    default = {"check_val_every_n_epoch": 1, "limit_val_batches": 1.0}
-    trainer = make_trainer(5, [found], **default)
-    fit(data, 5, replace(SETTINGS, max_chunks=1), trainer=trainer)
-    assert found.steps == [2, 4]
+    trainer = make_trainer(5, [found], check_val_every_n_epoch=1, limit_val_batches=1.0)
+    settings = replace(SETTINGS, max_chunks=1)
+    fit_slow_fast(trainer, make.make_learner(data), Episodes(), settings)
+    assert found.steps == [2, 3, 5]
 
 
 def test_the_fast_loss_is_logged_against_chunk_pairs(trained):
