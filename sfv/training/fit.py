@@ -27,7 +27,7 @@ class FitCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         full_help = parser.format_help
-        parser.format_help = lambda: short_help(full_help())  # type: ignore[method-assign]
+        parser.format_help = lambda: short_help(full_help())
         parser.add_argument("--out", default="runs/fit", help="folder of this run")
         parser.add_argument(
             "--checkpoint_every",
