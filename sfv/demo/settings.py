@@ -59,9 +59,9 @@ class DemoSettings:
         """At most three minutes on two cores."""
         return replace(
             self,
-            train_episodes=60,
+            train_episodes=48,
             test_episodes=1,
-            slow_steps=80,
+            slow_steps=64,
             loop_steps=16,
             loop_chunks=4,
             sampler=replace(self.sampler, num_inference_steps=3),
