@@ -1,4 +1,4 @@
-"""What the slow and the fast learner minimise (`METHOD`, sections 1 and 3)."""
+"""What the slow and the fast learner minimise (docs/method.md, sections 1 and 3)."""
 
 import torch
 from jaxtyping import Float, Int

@@ -1,4 +1,4 @@
-"""Generating one chunk: clean context in front, only the new frames denoised (`METHOD`, 2)."""
+"""Generating one chunk: clean context in front, only the new frames denoised (docs/method.md, 2)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
