@@ -159,6 +159,8 @@ def _data(
 
 
 def _trainer(part: Path, steps: int, val_every: int) -> pl.Trainer:
+    # Its remarks on devices and cloud services are nothing that a demo's reader can act on.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     return pl.Trainer(
         max_steps=steps,
         precision="bf16-mixed",
@@ -189,8 +191,7 @@ def _generation(settings: DemoSettings) -> GenerationSettings:
 
 @contextmanager
 def _fewer_warnings() -> Iterator[None]:
-    """Hide warnings and remarks that a demo's reader cannot act on."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    """Hide warnings that a demo's reader cannot act on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
