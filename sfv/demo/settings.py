@@ -43,7 +43,7 @@ class DemoSettings:
     test_episodes: int = 3
     train_chunks: int = 25
     test_chunks: int = 27
-    slow_steps: int = 480
+    slow_steps: int = 360
     batch_size: int = 4
     learning_rate: float = 2e-3
     loop_steps: int = 64
