@@ -7,8 +7,11 @@ from sfv.fast.learner import FastSettings
 from sfv.training.slow_fast import LoRASettings
 
 STEPS_PER_MINUTE = 120
-"""Slow steps that two CPU cores make in a minute (measured); `--minutes` is turned into steps by it,
-so that a run's numbers depend on its settings and not on how busy the machine is."""
+"""Slow steps that two CPU cores make in a minute (measured: 106 to 140).
+
+`--minutes` is turned into steps by it, so that a run's numbers depend on its settings and not on how
+busy the machine is.
+"""
 
 ACTIONS = ("walk forward", "walk backward", "turn left", "turn right")
 
@@ -43,7 +46,7 @@ class DemoSettings:
     test_episodes: int = 3
     train_chunks: int = 25
     test_chunks: int = 27
-    slow_steps: int = 360
+    slow_steps: int = 240
     batch_size: int = 4
     learning_rate: float = 2e-3
     loop_steps: int = 64
