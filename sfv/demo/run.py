@@ -86,8 +86,13 @@ def _collect(settings: DemoSettings) -> Stage:
         for split, (num, walk, chunks) in splits.items():
             _tool(
                 "collect.doom",
-                f"--out={part / split} --episodes={num} --split={split} --walk={walk} "
-                f"--chunks={chunks} --size={settings.size} --seed={settings.seed}",
+                f"--out={part / split}",
+                f"--episodes={num}",
+                f"--split={split}",
+                f"--walk={walk}",
+                f"--chunks={chunks}",
+                f"--size={settings.size}",
+                f"--seed={settings.seed}",
             )
 
     title = f"{settings.train_episodes} walks to train on, {settings.test_episodes} to test on (ViZDoom)"
@@ -97,24 +102,24 @@ def _collect(settings: DemoSettings) -> Stage:
 
 def _shard(episodes: Path) -> Stage:
     def run(part: Path) -> None:
-        folders = " ".join(str(episodes / split) for split in ("train", "val", "test"))
-        _tool("write_shards", f"{folders} --out={part}")
+        folders = [str(episodes / split) for split in ("train", "val", "test")]
+        _tool("write_shards", *folders, f"--out={part}")
 
     return Stage("shards", "WebDataset shards", {}, run, needs=("episodes",))
 
 
 def _encode(shards: Path) -> Stage:
     def run(part: Path) -> None:
-        _tool("encode_latents", f"--shards={shards} --out={part} --fit-split=train")
+        _tool("encode_latents", f"--shards={shards}", f"--out={part}", "--fit-split=train")
 
     return Stage(
         "latents", "fit the frame codec on the train split and encode", {}, run, needs=("shards",)
     )
 
 
-def _tool(name: str, arguments: str) -> None:
+def _tool(name: str, *arguments: str) -> None:
     """Run a data tool in a process of its own: the library does not import the tools."""
-    command = [sys.executable, "-m", f"data_tools.{name}", *arguments.split()]
+    command = [sys.executable, "-m", f"data_tools.{name}", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise ValueError(
