@@ -9,25 +9,16 @@ level's geometry and filmed pose by pose, so a reverse action comes back to the 
 """
 
 import argparse
-import json
-import multiprocessing
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from tqdm import tqdm
 
-from data_tools.collect.doom_engine import (
-    Engine,
-    MissingViZDoom,
-    OffCourse,
-    open_engine,
-    require_vizdoom,
-)
+from data_tools.collect.doom_engine import Engine, OffCourse, open_engine, require_vizdoom
 from data_tools.collect.doom_level import Array, Level, standing_places
 from data_tools.collect.doom_walks import (
     ACTIONS,
@@ -39,9 +30,17 @@ from data_tools.collect.doom_walks import (
     there_and_back,
 )
 from data_tools.collect.pictures import revisit_psnr, shrink
-from data_tools.files import VIDEO_CODEC, encode_mp4, settings_hash, write_episode
-from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split, from_json
-from sfv.files import write_bytes
+from data_tools.collect.runner import (
+    Outcome,
+    Skipped,
+    attempt,
+    new_parser,
+    recipe_hash,
+    revisit_report,
+    run_command,
+)
+from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
+from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
 from sfv.rng import seed_of
 
 VERSION = "1"
@@ -86,6 +85,10 @@ class Settings:
     actions: tuple[str, ...]
     version: str = VERSION
 
+    noun: ClassVar[str] = "walks"
+    measures: ClassVar[tuple[str, ...]] = ("return_psnr",)
+    jobs_per_worker: ClassVar[int] = 4
+
     def __post_init__(self) -> None:
         for name in self.maps:
             if name not in MAPS[self.split]:
@@ -104,175 +107,75 @@ class Settings:
                 "16 <= size <= 120"
             )
 
-    def hash(self) -> str:
-        return settings_hash(asdict(self))
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
 
     def episode_id(self, index: int) -> str:
-        return f"doom-{self.split}-{self.walk}-{index:05d}-{self.map_of(index).lower()}"
+        return f"doom-{self.split}-{self.walk}-{index:05d}-{self.scene_of(index).lower()}"
 
-    def map_of(self, index: int) -> str:
+    def scene_of(self, index: int) -> str:
         return self.maps[index % len(self.maps)]
 
+    def require(self) -> None:
+        require_vizdoom()
+
+    def film(self, indices: Sequence[int], folder: Path) -> Iterator[Outcome]:
+        """Film and write episodes; each level is read once where its episodes stand together."""
+        with open_engine(survey=True) as surveyor, open_engine() as engine:
+            for name, chosen in groupby(indices, self.scene_of):
+                surveyor.load(name, seed=0)
+                level = surveyor.level()
+                stage = Stage(engine, level, standing_places(level))
+                for index in chosen:
+                    yield _collect_one(self, folder, index, stage)
+
+    def report(self, kept: Sequence[Outcome]) -> dict[str, Any]:
+        return revisit_report(kept)
+
 
 @dataclass(frozen=True)
-class Job:
-    """Some levels and their episodes: done with one start of the engine, each level read once."""
+class Stage:
+    """A level to walk in: what films it, its geometry and where one can stand."""
 
-    settings: Settings
-    folder: str
-    levels: tuple[tuple[str, tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one episode.
-
-    Args:
-        id: of the episode.
-        kept: whether it stands in the folder.
-        skipped: why walks that were tried before it were dropped.
-        return_psnr: least and mean PSNR (dB) between frames at equal poses; None without any.
-    """
-
-    id: str
-    kept: bool
-    skipped: tuple[str, ...] = ()
-    return_psnr: tuple[float, float] | None = None
+    engine: Engine
+    level: Level
+    places: Array
 
 
-def collect(
-    settings: Settings, folder: Path, episodes: int, workers: int = 1, resume: bool = False
-) -> dict[str, Any]:
-    """Collect episodes into `folder` and write `summary.json` there.
-
-    Args:
-        settings: what to collect.
-        folder: made when missing.
-        episodes: how many.
-        workers: processes; the result does not depend on it.
-        resume: keep the finished episodes of an earlier call with equal settings.
-
-    Returns:
-        the summary.
-
-    Raises:
-        SchemaError: the folder holds other episodes.
-        MissingViZDoom: ViZDoom is not installed.
-    """
-    require_vizdoom()
-    folder.mkdir(parents=True, exist_ok=True)
-    before = _finished(settings, folder, episodes, resume)
-    left = [index for index in range(episodes) if settings.episode_id(index) not in before]
-    jobs = _jobs(settings, folder, left, 1 if workers <= 1 else 4 * workers)
-    outcomes = dict(before)
-    with tqdm(total=episodes, initial=len(before), desc=f"walks ({settings.split})") as bar:
-        for outcome in _run(jobs, workers):
-            outcomes[outcome.id] = outcome
-            bar.update()
-    summary = _summary(settings, [outcomes[key] for key in sorted(outcomes)], len(before))
-    write_bytes(folder / "summary.json", json.dumps(summary, indent=1).encode())
-    return summary
-
-
-def _finished(settings: Settings, folder: Path, episodes: int, resume: bool) -> dict[str, Outcome]:
-    """Episodes that stand in the folder already."""
-    present = sorted(p for p in folder.glob("*.json") if p.name != "summary.json")
-    if present and not resume:
-        raise SchemaError(
-            f"{folder} holds {len(present)} episodes already; give --resume to keep them and go on, "
-            "or choose another --out"
-        )
-    old: dict[str, Any] = {}
-    if (folder / "summary.json").exists():
-        old = {w["id"]: w for w in json.loads((folder / "summary.json").read_text())["walks"]}
-    wanted = {settings.episode_id(index) for index in range(episodes)}
-    finished = {}
-    for path in present:
-        meta = from_json(path.read_bytes(), str(path))
-        if meta.provenance.settings_hash != settings.hash():
-            raise SchemaError(
-                f"{path}: was collected with settings {meta.provenance.settings_hash}, now asked for "
-                f"are {settings.hash()}; use the settings of then (summary.json) or another --out"
-            )
-        if meta.id in wanted and path.with_suffix(".mp4").exists():
-            row = old.get(meta.id, {})
-            psnr = row.get("return_psnr")
-            finished[meta.id] = Outcome(
-                meta.id, True, tuple(row.get("skipped", ())), tuple(psnr) if psnr else None
-            )
-    return finished
-
-
-def _jobs(settings: Settings, folder: Path, indices: list[int], count: int) -> list[Job]:
-    """Deal the levels out to `count` jobs."""
-    levels: dict[str, list[int]] = {}
-    for index in indices:
-        levels.setdefault(settings.map_of(index), []).append(index)
-    dealt = sorted((name, tuple(wanted)) for name, wanted in levels.items())
-    shares = [tuple(dealt[start::count]) for start in range(min(count, len(dealt)))]
-    return [Job(settings, str(folder), share) for share in shares]
-
-
-def _run(jobs: list[Job], workers: int) -> Iterator[Outcome]:
-    if workers <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield from collect_levels(job)
-        return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-        for outcomes in pool.imap_unordered(_collect_list, jobs):
-            yield from outcomes
-
-
-def _collect_list(job: Job) -> list[Outcome]:
-    return list(collect_levels(job))
-
-
-def collect_levels(job: Job) -> Iterator[Outcome]:
-    """Film and write the episodes of some levels."""
-    with open_engine(survey=True) as surveyor, open_engine() as engine:
-        for name, indices in job.levels:
-            surveyor.load(name, seed=0)
-            level = surveyor.level()
-            places = standing_places(level)
-            for index in indices:
-                yield _collect_one(job, index, engine, level, places)
-
-
-def _collect_one(job: Job, index: int, engine: Engine, level: Level, places: Array) -> Outcome:
-    settings, skipped = job.settings, []
+def _collect_one(settings: Settings, folder: Path, index: int, stage: Stage) -> Outcome:
     episode = settings.episode_id(index)
-    for attempt in range(MAX_ATTEMPTS):
-        keys = (settings.split, settings.walk, index, attempt)
+    map_name = settings.scene_of(index)
+
+    def film(number: int) -> Mapping[str, Any]:
+        keys = (settings.split, settings.walk, index, number)
         rng = np.random.default_rng(seed_of(settings.seed, "doom-walk", *keys))
         try:
-            walk = _plan(settings, level, places, rng)
-            engine.load(settings.map_of(index), seed_of(settings.seed, "doom-engine", *keys))
-            pictures, poses = engine.film(walk.poses)
-        except NoWay:
-            skipped.append("no way")
-            continue
-        except OffCourse:
-            skipped.append("off course (lift, conveyor or a thing in the way)")
-            continue
+            walk = _plan(settings, stage, rng)
+            stage.engine.load(map_name, seed_of(settings.seed, "doom-engine", *keys))
+            pictures, poses = stage.engine.film(walk.poses)
+        except NoWay as error:
+            raise Skipped("no way") from error
+        except OffCourse as error:
+            raise Skipped("off course (lift, conveyor or a thing in the way)") from error
         frames = shrink(pictures, settings.size)
         pairs = revisits(walk.poses)
         psnr = revisit_psnr(frames, pairs)
         if frames.mean() < MIN_BRIGHTNESS:
-            skipped.append("too dark")
-        elif settings.walk == "return" and psnr and psnr[0] < MIN_RETURN_PSNR:
-            skipped.append("revisit looks different (flicker, animation)")
-        else:
-            meta = _meta(settings, settings.map_of(index), episode, walk, poses, pairs)
-            write_episode(Path(job.folder), meta, encode_mp4(frames, FPS))
-            return Outcome(episode, True, tuple(skipped), psnr)
-    return Outcome(episode, False, tuple(skipped))
+            raise Skipped("too dark")
+        if settings.walk == "return" and psnr and psnr[0] < MIN_RETURN_PSNR:
+            raise Skipped("revisit looks different (flicker, animation)")
+        meta = _meta(settings, map_name, episode, walk, poses, pairs)
+        write_episode(folder, meta, encode_mp4(frames, FPS))
+        return {"return_psnr": psnr}
+
+    return attempt(episode, MAX_ATTEMPTS, film)
 
 
-def _plan(settings: Settings, level: Level, places: Array, rng: np.random.Generator) -> Walk:
-    if not len(places):
+def _plan(settings: Settings, stage: Stage, rng: np.random.Generator) -> Walk:
+    if not len(stage.places):
         raise NoWay("no room to stand in")
     plan = explore if settings.walk == "explore" else there_and_back
-    return plan(level, places, rng, settings.chunks, settings.actions)
+    return plan(stage.level, stage.places, rng, settings.chunks, settings.actions)
 
 
 def _meta(
@@ -301,45 +204,18 @@ def _meta(
         actions=actions,
         poses=tuple(poses),
         revisits=tuple(pairs),
-        provenance=Provenance("data_tools.collect.doom", VERSION, settings.hash()),
+        provenance=Provenance("data_tools.collect.doom", VERSION, recipe_hash(settings)),
         encoding=Encoding("video", VIDEO_CODEC, "uint8"),
     )
 
 
-def _summary(settings: Settings, outcomes: list[Outcome], before: int) -> dict[str, Any]:
-    reasons = Counter(reason for outcome in outcomes for reason in outcome.skipped)
-    kept = [outcome for outcome in outcomes if outcome.kept]
-    psnrs = [outcome.return_psnr for outcome in kept if outcome.return_psnr]
-    return {
-        "settings": asdict(settings) | {"hash": settings.hash()},
-        "episodes": {
-            "wanted": len(outcomes),
-            "kept": len(kept),
-            "of them from before": before,
-            "given up": [outcome.id for outcome in outcomes if not outcome.kept],
-        },
-        "walks tried": len(kept) + sum(reasons.values()),
-        "walks skipped": dict(sorted(reasons.items())),
-        "revisit psnr dB": {
-            "least": min(p[0] for p in psnrs),
-            "mean": round(sum(p[1] for p in psnrs) / len(psnrs), 2),
-        }
-        if psnrs
-        else None,
-        "walks": [asdict(outcome) for outcome in outcomes],
-    }
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m data_tools.collect.doom",
-        description="Collect action-annotated walks through Freedoom levels (ViZDoom, no display).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    p.add_argument("--out", type=Path, required=True, help="folder for ID.mp4 and ID.json")
-    p.add_argument("--episodes", type=int, default=150, help="number of episodes")
-    p.add_argument("--split", choices=tuple(MAPS), default="train", help="picks the levels")
+    p = new_parser(
+        "doom",
+        "Collect action-annotated walks through Freedoom levels (ViZDoom, no display).",
+        episodes=150, size=64, workers=2,
+    )  # fmt: skip
     p.add_argument(
         "--walk",
         choices=("explore", "return"),
@@ -347,34 +223,27 @@ def parser() -> argparse.ArgumentParser:
         help="explore: random, with turns back; return: n+1 chunks out, n back by reverse actions",
     )
     p.add_argument("--chunks", type=int, default=25, help="actions an episode, 8 frames each")
-    p.add_argument("--size", type=int, default=64, help="height and width of a frame, pixels")
-    p.add_argument("--seed", type=int, default=0, help="of the walks and of the engine")
-    p.add_argument("--workers", type=int, default=2, help="processes; changes no result")
     p.add_argument("--maps", nargs="+", metavar="MAPnn", help="levels; none: all of the split")
     p.add_argument("--strafe", action="store_true", help='also "step left" and "step right"')
-    p.add_argument("--resume", action="store_true", help="keep finished episodes in --out")
     return p
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Turn the command's arguments into settings."""
+    return Settings(
+        split=args.split,
+        walk=args.walk,
+        chunks=args.chunks,
+        size=args.size,
+        seed=args.seed,
+        maps=tuple(args.maps or MAPS[args.split]),
+        actions=ACTIONS if args.strafe else ACTIONS[:4],
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0 when every wanted episode was kept."""
-    args = parser().parse_args(argv)
-    try:
-        settings = Settings(
-            split=args.split,
-            walk=args.walk,
-            chunks=args.chunks,
-            size=args.size,
-            seed=args.seed,
-            maps=tuple(args.maps or MAPS[args.split]),
-            actions=ACTIONS if args.strafe else ACTIONS[:4],
-        )
-        summary = collect(settings, args.out, args.episodes, args.workers, args.resume)
-    except (SchemaError, MissingViZDoom, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps({key: value for key, value in summary.items() if key != "walks"}, indent=1))
-    return 0 if summary["episodes"]["kept"] == args.episodes else 1
+    return run_command(settings_of, parser().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from data_tools.collect.doom_level import Level, Line, Sector, level_from
 from data_tools.collect.doom_walks import Pose
+from data_tools.collect.runner import MissingEngine
 
 WIDTH, HEIGHT = 160, 120
 _VISIBILITY = 32
@@ -26,10 +27,6 @@ _TICS = 2
 
 _WARM_UP_TICS = 20
 """A new level takes no turns in its first tics."""
-
-
-class MissingViZDoom(ImportError):
-    """ViZDoom cannot be imported; the message holds the install line."""
 
 
 class OffCourse(Exception):
@@ -116,12 +113,12 @@ def require_vizdoom() -> ModuleType:
     """Import ViZDoom.
 
     Raises:
-        MissingViZDoom: it is not installed; the message holds the install line.
+        MissingEngine: it is not installed; the message holds the install line.
     """
     try:
         import vizdoom
     except ImportError as error:
-        raise MissingViZDoom(INSTALL) from error
+        raise MissingEngine(INSTALL) from error
     module: ModuleType = vizdoom
     return module
 
@@ -134,7 +131,7 @@ def open_engine(survey: bool = False) -> Iterator[Engine]:
         survey: tell the level's geometry (`Engine.level`), which makes each picture slow.
 
     Raises:
-        MissingViZDoom: the package is not installed.
+        MissingEngine: the package is not installed.
     """
     vizdoom = require_vizdoom()
     game = vizdoom.DoomGame()

@@ -6,6 +6,7 @@ import pytest
 from data_tools.collect import doom
 from data_tools.collect.doom_engine import Engine, open_engine
 from data_tools.collect.doom_walks import ACTIONS
+from data_tools.collect.runner import collect
 
 RETURN = doom.Settings("test", "return", 7, 32, 0, ("MAP05", "MAP15"), ACTIONS)
 EXPLORE = doom.Settings("train", "explore", 6, 32, 0, ("MAP01", "MAP16"), ACTIONS[:4])
@@ -15,14 +16,14 @@ EXPLORE = doom.Settings("train", "explore", 6, 32, 0, ("MAP01", "MAP16"), ACTION
 def return_walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four there-and-back walks through two test levels, collected by the command itself."""
     folder = tmp_path_factory.mktemp("return")
-    doom.collect(RETURN, folder, 4)
+    collect(RETURN, folder, 4)
     return folder
 
 
 @pytest.fixture(scope="session")
 def explore_walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("explore")
-    doom.collect(EXPLORE, folder, 4)
+    collect(EXPLORE, folder, 4)
     return folder
 
 

@@ -22,6 +22,7 @@ from data_tools.collect.doom_walks import (
     explore,
 )
 from data_tools.collect.pictures import shrink
+from data_tools.collect.runner import collect, recipe_hash
 from data_tools.files import find_episodes
 from sfv.data.schema import EpisodeMeta, SchemaError, reverse_action
 from sfv.data.stages import decode_mp4
@@ -106,12 +107,12 @@ def test_walking_forward_makes_the_picture_grow(camera: Engine) -> None:
 
 @pytest.mark.slow
 def test_the_number_of_workers_changes_no_byte(explore_walks: Path, tmp_path: Path) -> None:
-    doom.collect(EXPLORE, tmp_path, 4, workers=2)
+    collect(EXPLORE, tmp_path, 4, workers=2)
     assert same_files(explore_walks, tmp_path)
 
 
 def test_another_seed_gives_other_walks(explore_walks: Path, tmp_path: Path) -> None:
-    doom.collect(dataclasses.replace(EXPLORE, seed=1), tmp_path, 1)
+    collect(dataclasses.replace(EXPLORE, seed=1), tmp_path, 1)
     ((meta, _),) = load(tmp_path)
     assert meta.poses != load(explore_walks)[0][0].poses
 
@@ -122,7 +123,7 @@ def test_resume_films_only_what_is_missing(explore_walks: Path, tmp_path: Path) 
     gone, kept = sorted(folder.glob("*.json"))[1:3]
     gone.unlink()
     age = kept.stat().st_mtime_ns
-    summary = doom.collect(EXPLORE, folder, 4, resume=True)
+    summary = collect(EXPLORE, folder, 4, resume=True)
     assert summary["episodes"]["of them from before"] == 3
     assert kept.stat().st_mtime_ns == age
     (folder / "summary.json").unlink()
@@ -133,7 +134,7 @@ def test_resume_films_only_what_is_missing(explore_walks: Path, tmp_path: Path) 
 def test_more_episodes_keep_the_first_ones(explore_walks: Path, tmp_path: Path) -> None:
     folder = tmp_path / "more"
     shutil.copytree(explore_walks, folder)
-    summary = doom.collect(EXPLORE, folder, 5, resume=True)
+    summary = collect(EXPLORE, folder, 5, resume=True)
     assert summary["episodes"] == {
         "wanted": 5, "kept": 5, "of them from before": 4, "given up": [],
     }  # fmt: skip
@@ -142,15 +143,16 @@ def test_more_episodes_keep_the_first_ones(explore_walks: Path, tmp_path: Path) 
 
 def test_a_folder_with_episodes_is_not_overwritten(explore_walks: Path) -> None:
     with pytest.raises(SchemaError, match="holds 4 episodes already; give --resume"):
-        doom.collect(EXPLORE, explore_walks, 4)
+        collect(EXPLORE, explore_walks, 4)
 
 
 def test_resume_refuses_other_settings(explore_walks: Path) -> None:
     other = dataclasses.replace(EXPLORE, size=48)
     with pytest.raises(
-        SchemaError, match=f"settings {EXPLORE.hash()}, now asked for are {other.hash()}"
+        SchemaError,
+        match=f"settings {recipe_hash(EXPLORE)}, now asked for are {recipe_hash(other)}",
     ):
-        doom.collect(other, explore_walks, 4, resume=True)
+        collect(other, explore_walks, 4, resume=True)
 
 
 def test_every_walk_is_accounted_for(
@@ -172,7 +174,7 @@ def test_return_walks_that_look_different_are_skipped(
 ) -> None:
     monkeypatch.setattr(doom, "MIN_RETURN_PSNR", 99.5)
     monkeypatch.setattr(doom, "MAX_ATTEMPTS", 1)
-    summary = doom.collect(dataclasses.replace(RETURN, chunks=3), tmp_path, 1)
+    summary = collect(dataclasses.replace(RETURN, chunks=3), tmp_path, 1)
     assert list(summary["walks skipped"]) == ["revisit looks different (flicker, animation)"]
 
 
