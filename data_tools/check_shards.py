@@ -16,15 +16,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_tools.write_shards import check_scenes
+from sfv.data.index import INDEX, ShardError, ShardIndex, find_shards
 from sfv.data.schema import SPLITS, EpisodeMeta, SchemaError
-from sfv.data.shards import (
-    INDEX,
-    ShardError,
-    ShardIndex,
-    find_shards,
-    read_shard,
-    sha256_of,
-)
+from sfv.data.shards import read_shard, sha256_of
 from sfv.data.stages import decode
 from sfv.files import write_bytes
 

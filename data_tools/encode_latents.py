@@ -19,16 +19,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from sfv.data.index import INDEX, ShardError, ShardIndex, find_shards
 from sfv.data.schema import SPLITS, Encoding, SchemaError
-from sfv.data.shards import (
-    INDEX,
-    Sample,
-    ShardError,
-    ShardIndex,
-    find_shards,
-    read_shard,
-    write_shards,
-)
+from sfv.data.shards import Sample, read_shard, write_shards
 from sfv.data.stages import decode, encode_latents
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.rng import seed_of

@@ -12,8 +12,9 @@ from typing import cast
 from tqdm import tqdm
 
 from data_tools.files import find_episodes
+from sfv.data.index import ShardError, ShardIndex
 from sfv.data.schema import SPLITS, EpisodeMeta, SchemaError, Split
-from sfv.data.shards import Sample, ShardError, ShardIndex, write_shards
+from sfv.data.shards import Sample, write_shards
 
 Found = list[tuple[EpisodeMeta, Path]]
 

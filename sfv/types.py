@@ -15,7 +15,7 @@ Shape letters, used in every signature (jaxtyping; checked in tests):
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol, TypedDict, runtime_checkable
+from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -103,9 +103,14 @@ class FastWeights(Protocol):
 
 
 class WindowBatch(TypedDict):
-    """(context, action, target) windows for slow learning; `latents` hold context then target."""
+    """(context, action, target) windows: context then target, as latents or as video.
 
-    latents: Float[Tensor, "b c t h w"]
+    `num_context` is f_p of this batch; the rest of the frames are the targets.
+    """
+
+    latents: NotRequired[Float[Tensor, "b c t h w"]]
+    video: NotRequired[Float[Tensor, "b t 3 height width"]]
+    num_context: int
     actions: list[str]
     keys: list[str]
 

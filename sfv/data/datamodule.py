@@ -1,235 +1,250 @@
-"""Latents shards as training batches, in an order that is a pure function of the seed."""
+"""Shards as training batches: windows for slow learning, whole episodes for the slow-fast loop."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from sfv import rng
-from sfv.data.episode_stream import EpisodeStream
+from sfv.data.index import ShardError, ShardIndex, find_shards
+from sfv.data.library import Library
+from sfv.data.plan import EpochPlan, LastBatch, Topology
 from sfv.data.schema import EpisodeMeta
-from sfv.data.shards import Shard, ShardError, ShardIndex, find_shards, read_shard
-from sfv.data.stages import Window, collate, decode, windows
-from sfv.types import WindowBatch
+from sfv.data.shards import read_shard
+from sfv.data.sources import ShardSource
+from sfv.data.stages import collate, decode
+from sfv.data.stream import BatchStream, Episode
+from sfv.data.windows import Bucket, WindowError, WindowTable, cut_table, window_at, windows
+from sfv.types import EpisodeBatch, WindowBatch
 
-T = TypeVar("T")
+Sources = str | ShardSource | list[str | ShardSource]
+logger = logging.getLogger("sfv.data")
 
 
 class EpisodeDataModule(pl.LightningDataModule):
-    """Windows (context, action, target) from shards of latents.
+    """Windows (context, action, target) or whole episodes, from shards of latents.
+
+    An epoch holds every window once, whatever the number of ranks and workers. A run goes on in the
+    middle of an epoch with the very next batch, also with another number of ranks or workers.
 
     Args:
-        train: folder of training shards (with `index.json`), or a brace pattern inside it such as
-            `data/train/train-{000000..000007}.tar`.
+        train: folder of training shards (with `index.json`), its URL, a brace pattern inside it such
+            as `data/train/train-{000000..000007}.tar`, or a list of these. A list's entry may also be
+            `{index: FOLDER, read: "pipe:COMMAND {shard}"}`.
         val: the same for validation; None leaves validation out.
         batch_size: windows a batch, on each rank.
         num_context: f_p, clean frames before the action.
-        num_generated: f_g, frames under the action; equals the actions' length.
+        num_generated: f_g, frames under the action.
+        buckets: windows of several lengths: pairs [f_p, f_g]; a batch holds one of them. None: the one
+            pair of `num_context` and `num_generated`. [[8, 8], [1, 7]] also learns first chunks
+            from a single image.
         num_workers: loader processes a rank; 0 loads in the main process. The order of windows
             depends on it when it is above 1.
-        shuffle_buffer: windows held in memory that are shuffled together; the order of shards is
-            shuffled too. 1 keeps the stored order inside a shard.
+        shuffle_buffer: how many windows may wait in memory to be mixed; the order of shards is
+            shuffled too. 1 keeps the stored order.
+        last_batch: of windows that fill no batch: `short` gives them as smaller batches, so that every
+            window comes once; `pad` fills up with windows that were there; `drop` leaves them out.
+        weights: passes over a domain in one epoch, 1 where not named: {robot: 2, driving: 0.5}.
+        max_skipped_share: of an epoch's windows that may be unreadable (each is logged and counted)
+            before the run stops; 0 to 1.
+        cache_mb: room for decoded episodes between two epochs, 10^6 bytes; used with num_workers 0.
         seed: of the order.
-        repeat: go through the training data for ever, in a new order each time, so that `max_steps`
-            decides; False ends each pass.
         codec_fingerprint: of the frame codec in use; shards made by another one are an error.
             None takes any.
-        cache: keep decoded shards in memory (their size on disk, each worker its own copy).
         mode: what training sees: single `windows` in batches (slow learning), or whole `episodes`
             one by one (the slow-fast loop). Validation always sees windows.
 
     Raises:
         ShardError: missing or truncated shards, video instead of latents, another codec.
+        WindowError: not one window fits.
     """
 
     def __init__(
         self,
-        train: str,
-        val: str | None = None,
+        train: Sources,
+        val: Sources | None = None,
         batch_size: int = 4,
         num_context: int = 8,
         num_generated: int = 8,
+        buckets: list[tuple[int, int]] | None = None,
         num_workers: int = 0,
         shuffle_buffer: int = 4096,
+        last_batch: LastBatch = "short",
+        weights: dict[str, float] | None = None,
+        max_skipped_share: float | int = 0.01,
+        cache_mb: float | int = 1000,
         seed: int = 0,
-        repeat: bool = True,
         codec_fingerprint: str | None = None,
-        cache: bool = True,
         mode: Literal["windows", "episodes"] = "windows",
     ) -> None:
         super().__init__()
-        self.mode = mode
         for name, value in (("batch_size", batch_size), ("shuffle_buffer", shuffle_buffer)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it has to be at least 1")
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.mode, self.batch_size, self.num_workers = mode, batch_size, num_workers
         self.num_context, self.num_generated = num_context, num_generated
-        self.shuffle_buffer, self.seed, self.repeat, self.cache = (
-            shuffle_buffer,
-            seed,
-            repeat,
-            cache,
-        )
-        self.train_index = latents_index(train, codec_fingerprint)
-        self.val_index = latents_index(val, codec_fingerprint) if val is not None else None
+        self.buckets: list[Bucket] = buckets or [(num_context, num_generated)]
+        self.shuffle_buffer, self.seed = shuffle_buffer, seed
+        self.last_batch, self.weights = last_batch, weights
+        self.max_skipped_share, self.cache_mb = max_skipped_share, cache_mb
+        self.train_shards = Shards.find(train, codec_fingerprint)
+        self.val_shards = None if val is None else Shards.find(val, codec_fingerprint)
+
+        library = self.train_shards.library(cache_mb)
+        if mode == "episodes":
+            make: Any = EpisodeMaker(num_context, num_generated)
+            table = whole_episodes(cut_table(library.table, [make.bucket]))
+        else:
+            table = cut_table(library.table, self.buckets)
+            make = WindowMaker(table, tuple(self.buckets))
+        self._train = (library, table, make)
+        self._check(table, "train")
+        self._val: tuple[Library, WindowTable, WindowMaker] | None = None
+        if self.val_shards is not None:
+            library = self.val_shards.library(cache_mb)
+            table = cut_table(library.table, self.buckets)
+            self._val = (library, table, WindowMaker(table, tuple(self.buckets)))
+            self._check(table, "val")
 
     @property
     def codec_fingerprint(self) -> str:
         """Of the codec that made the training latents."""
-        return self.train_index.codec
+        return self.train_shards.indexes[0].codec
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled windows or episodes; endless when `repeat`."""
-        if self.mode == "episodes":
-            return self._episode_loader()
-        return self._loader(self.train_index, self.shuffle_buffer, self.repeat)
+    def train_dataloader(self) -> BatchStream[Any]:
+        """Shuffled windows or episodes; an epoch holds each once."""
+        library, table, make = self._train
+        plan = EpochPlan(
+            library.table, table, self.seed, self.shuffle_buffer, self.last_batch, self.weights
+        )
+        return self._stream(library, plan, make, 1 if self.mode == "episodes" else self.batch_size)
 
-    def val_dataloader(self) -> DataLoader[Window] | list[WindowBatch]:
+    def val_dataloader(self) -> BatchStream[WindowBatch] | list[WindowBatch]:
         """Every window once, in stored order; nothing without `val`."""
-        if self.val_index is None:
+        if self._val is None:
             return []
-        return self._loader(self.val_index, 1, False)
+        library, table, make = self._val
+        plan = EpochPlan(library.table, table, self.seed)
+        return self._stream(library, plan, make, self.batch_size, restart=True)
 
-    def _loader(self, index: ShardIndex, shuffle_buffer: int, repeat: bool) -> DataLoader[Window]:
-        rank, world = self._rank_and_world()
-        stream = WindowStream(
-            index,
-            self.num_context,
-            self.num_generated,
-            shuffle_buffer=shuffle_buffer,
-            seed=self.seed,
-            repeat=repeat,
-            rank=rank,
-            world=world,
-            cache=self.cache,
-        )
-        return DataLoader(
-            stream,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            generator=rng.stream(self.seed, "loader", rank),
-            persistent_workers=self.num_workers > 0,
-        )
-
-    def _episode_loader(self) -> DataLoader[Any]:
-        rank, world = self._rank_and_world()
-        stream = EpisodeStream(
-            self.train_index,
-            self.num_context,
-            self.num_generated,
-            self.seed,
-            self.repeat,
-            rank,
-            world,
-        )
-        return DataLoader(
-            stream,
-            batch_size=None,
-            num_workers=self.num_workers,
-            generator=rng.stream(self.seed, "loader", rank),
-        )
-
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-class WindowStream(IterableDataset[Window]):
-    """Windows in an order that depends on nothing but the arguments and the pass.
-
-    Every pass deals each window to exactly one (rank, worker): by shard where there are enough of
-    them, else window by window, for which each worker reads every shard.
-
-    Args:
-        index: shards of latents.
-        num_context: f_p.
-        num_generated: f_g.
-        shuffle_buffer: windows shuffled together; 1 also keeps the order of the shards.
-        seed: of the order.
-        repeat: start the next pass at once.
-        rank: of this process among `world`.
-        world: number of training processes.
-        cache: keep decoded shards in memory.
-    """
-
-    def __init__(
-        self,
-        index: ShardIndex,
-        num_context: int,
-        num_generated: int,
-        shuffle_buffer: int = 1,
-        seed: int = 0,
-        repeat: bool = False,
-        rank: int = 0,
-        world: int = 1,
-        cache: bool = True,
-    ) -> None:
-        self.index, self.seed = index, seed
-        self.num_context, self.num_generated = num_context, num_generated
-        self.shuffle_buffer, self.repeat = shuffle_buffer, repeat
-        self.rank, self.world = rank, world
-        self._cache: dict[str, list[Window]] | None = {} if cache else None
-        self._passes = 0
-
-    def __iter__(self) -> Iterator[Window]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        slot, slots = self.rank * workers + worker, self.world * workers
-        while True:
-            number, count = self._passes, 0
-            self._passes += 1
-            for window in self.one_pass(number, slot, slots):
-                yield window
-                count += 1
-            if not self.repeat:
-                return
-            if not count:
-                raise ShardError(
-                    f"{self.index.folder}: fewer windows than {slots} ranks x workers, so some get "
-                    "none; lower num_workers or add episodes"
-                )
-
-    def one_pass(self, number: int, slot: int, slots: int) -> Iterator[Window]:
-        """One slot's share of pass `number`."""
-        order = self._shuffled(list(self.index.shards), "shards", number)
-        by_shard = len(order) >= slots
-        mine = order[slot::slots] if by_shard else order
-        every, offset = (1, 0) if by_shard else (slots, slot)
-        stream = (window for shard in mine for window in self._windows(shard))
-        chosen = (window for i, window in enumerate(stream) if i % every == offset)
-        block: list[Window] = []
-        blocks = 0
-        for window in chosen:
-            block.append(window)
-            if len(block) == self.shuffle_buffer:
-                yield from self._shuffled(block, "windows", number, slot, blocks)
-                block, blocks = [], blocks + 1
-        yield from self._shuffled(block, "windows", number, slot, blocks)
-
-    def _shuffled(self, items: Sequence[T], purpose: str, *keys: int) -> Sequence[T]:
-        if self.shuffle_buffer == 1:
-            return items
-        generator = rng.stream(self.seed, f"order of {purpose}", *keys)
-        return [items[i] for i in torch.randperm(len(items), generator=generator).tolist()]
-
-    def _windows(self, shard: Shard) -> list[Window]:
-        if self._cache is not None and shard.name in self._cache:
-            return self._cache[shard.name]
-        path = self.index.folder / shard.name
-        found = [
-            window
-            for sample in read_shard(path, shard)
-            for window in windows(
-                sample.meta, decode(sample, str(path)), self.num_context, self.num_generated
+    def _check(self, table: WindowTable, split: str) -> None:
+        if not len(table):
+            raise WindowError(
+                f"{split}: no window of {self.buckets} [num_context, num_generated] frames under one "
+                "action is in any episode; lower them, or collect longer episodes (--chunks)"
             )
-        ]
-        if self._cache is not None:
-            self._cache[shard.name] = found
-        return found
+        logger.info(
+            "%s: %d windows from %d episodes; %d frames lie in no window",
+            split,
+            len(table),
+            len(np.unique(table.episode)),
+            table.unused_frames,
+        )
+
+    def _stream(
+        self, library: Library, plan: EpochPlan, make: Any, batch_size: int, restart: bool = False
+    ) -> BatchStream[Any]:
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        return BatchStream(
+            library,
+            plan,
+            make,
+            Topology(world, max(1, self.num_workers), batch_size),
+            rank,
+            self.num_workers,
+            self.max_skipped_share,
+            pin_memory=torch.cuda.is_available(),
+            restart=restart,
+        )
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Folders of shards that are read as one, with the commands that read them."""
+
+    indexes: tuple[ShardIndex, ...]
+    commands: tuple[str | None, ...]
+
+    @classmethod
+    def find(cls, where: Sources, codec_fingerprint: str | None = None) -> "Shards":
+        """Find them; see `latents_index`."""
+        sources = where if isinstance(where, list) else [where]
+        pairs = [(s.index, s.read) if isinstance(s, ShardSource) else (s, None) for s in sources]
+        indexes = [latents_index(root, codec_fingerprint) for root, _ in pairs]
+        for index in indexes[1:]:
+            if (index.codec, index.split) != (indexes[0].codec, indexes[0].split):
+                raise ShardError(
+                    f"{index.root} holds split {index.split!r} by codec {index.codec!r}, "
+                    f"{indexes[0].root} split {indexes[0].split!r} by {indexes[0].codec!r}; one stream "
+                    "needs one split and one codec"
+                )
+        return cls(tuple(indexes), tuple(command for _, command in pairs))
+
+    def library(self, cache_mb: float | int) -> Library:
+        return Library(self.indexes, self.commands, cache_mb)
+
+
+@dataclass(frozen=True)
+class WindowMaker:
+    """Puts windows of one bucket together to a batch."""
+
+    table: WindowTable
+    buckets: tuple[Bucket, ...]
+
+    def __call__(self, found: Sequence[tuple[int, Episode]]) -> WindowBatch:
+        table = self.table
+        return collate(
+            [
+                window_at(
+                    meta,
+                    frames,
+                    int(table.action[i]),
+                    int(table.start[i]),
+                    self.buckets[table.bucket[i]],
+                )
+                for i, (meta, frames) in found
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class EpisodeMaker:
+    """Turns one episode into its chunk pairs."""
+
+    num_context: int
+    num_generated: int
+
+    @property
+    def bucket(self) -> Bucket:
+        return (self.num_context, self.num_generated)
+
+    def __call__(self, found: Sequence[tuple[int, Episode]]) -> EpisodeBatch:
+        ((_, (meta, frames)),) = found
+        pairs = windows(meta, frames, self.num_context, self.num_generated)
+        return EpisodeBatch(
+            key=meta.id,
+            pairs=torch.stack([pair.frames for pair in pairs]).float(),
+            actions=[pair.action for pair in pairs],
+        )
+
+
+def whole_episodes(table: WindowTable) -> WindowTable:
+    """One entry an episode in place of its windows."""
+    _, first = np.unique(table.episode, return_index=True)
+    return WindowTable(
+        table.episode[first],
+        table.action[first],
+        table.start[first],
+        table.bucket[first],
+        table.unused_frames,
+    )
 
 
 def latents_index(where: str | Path, codec_fingerprint: str | None = None) -> ShardIndex:
@@ -256,7 +271,7 @@ def episodes(where: str | Path, limit: int | None = None) -> Iterator[tuple[Epis
     """Go through whole episodes in stored order.
 
     Args:
-        where: a split's folder or a brace pattern, of video or latents.
+        where: a split's folder or a brace pattern, of video, frames or latents.
         limit: at most this many; None for all.
 
     Yields:

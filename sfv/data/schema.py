@@ -29,11 +29,11 @@ SCHEMA = "sfv.episode/1"
 
 Split = Literal["train", "val", "test"]
 Domain = Literal["navigation", "game", "human", "robot", "driving"]
-Kind = Literal["video", "latents"]
+Kind = Literal["video", "frames", "latents"]
 SPLITS: tuple[str, ...] = get_args(Split)
 DOMAINS: tuple[str, ...] = get_args(Domain)
 KINDS: tuple[str, ...] = get_args(Kind)
-DTYPES = {"video": ("uint8",), "latents": ("float16",)}
+DTYPES = {"video": ("uint8",), "frames": ("uint8",), "latents": ("float16",)}
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
 REVERSE = {
@@ -79,9 +79,11 @@ class Encoding:
     """How the frames are stored.
 
     Args:
-        kind: `video` (an mp4) or `latents` (a float16 array `c t h w`).
-        codec: the video codec's name, or the fingerprint of the frame codec that made the latents.
-        dtype: what decoding gives: `uint8` for video, `float16` for latents.
+        kind: `video` (an mp4), `frames` (a uint8 array `t height width 3`) or `latents` (a float16
+            array `c t h w`).
+        codec: the video codec's name, `raw` for frames, or the fingerprint of the frame codec that
+            made the latents.
+        dtype: what decoding gives: `uint8` for video and frames, `float16` for latents.
     """
 
     kind: Kind

@@ -1,35 +1,35 @@
-"""Shards: WebDataset tars of whole episodes, and the index that stands beside them.
+"""Shards: WebDataset tars of whole episodes.
 
-A split's folder holds `SPLIT-000000.tar, ...` and `index.json`. A sample has two members, `KEY.json`
-(see `schema`) and `KEY.mp4` or `KEY.latents.npy` (float16 `c t h w`). Nothing else is read: a member
-with another name is an error, and no member is ever unpickled or written to disk.
+A split's folder holds `SPLIT-000000.tar, ...` and the index (see `index`). A sample has two members,
+`KEY.json` (see `schema`) and `KEY.mp4`, `KEY.frames.npy` or `KEY.latents.npy`. Nothing else is read: a
+member with another name is an error, and no member is ever unpickled or written to disk.
 """
 
-import dataclasses
 import hashlib
 import io
-import json
-import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import webdataset
+from sfv.data.index import (
+    INDEX,
+    REPAIR,
+    EpisodeTable,
+    Shard,
+    ShardError,
+    ShardIndex,
+    join_tables,
+    table_of,
+    write_index,
+)
+from sfv.data.schema import ID_PATTERN, Encoding, EpisodeMeta, Split, from_json, to_json
+from sfv.files import partial_file
 
-from sfv.data.schema import ID_PATTERN, KINDS, SPLITS, EpisodeMeta, Kind, Split, from_json, to_json
-from sfv.files import partial_file, write_bytes
-
-INDEX_SCHEMA = "sfv.shards/1"
-INDEX = "index.json"
-EXTENSIONS: dict[str, str] = {"video": "mp4", "latents": "latents.npy"}
-_MEMBER = re.compile(rf"({ID_PATTERN})\.(json|mp4|latents\.npy)")
-_REPAIR = "run write_shards (or encode_latents) again, or copy the shards again"
-
-
-class ShardError(ValueError):
-    """A shard or its index cannot be used; the message names it and what to do."""
+EXTENSIONS: dict[str, str] = {"video": "mp4", "frames": "frames.npy", "latents": "latents.npy"}
+_MEMBER = re.compile(rf"({ID_PATTERN})\.(json|mp4|frames\.npy|latents\.npy)")
 
 
 @dataclass(frozen=True)
@@ -41,45 +41,13 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One tar.
+class WrittenShard:
+    """A tar on disk under a temporary name, and what the index has to know of it."""
 
-    Args:
-        name: file name.
-        num_samples: episodes in it.
-        num_bytes: size of the tar.
-        sha256: of the tar.
-        offsets: where each episode's first member starts, bytes; a reader can seek to it.
-    """
-
-    name: str
-    num_samples: int
-    num_bytes: int
-    sha256: str
-    offsets: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ShardIndex:
-    """All shards of one split.
-
-    Args:
-        folder: where they stand (not stored).
-        split: of every episode in them.
-        kind: what they hold.
-        codec: video codec, or the frame codec's fingerprint.
-        shards: in order.
-    """
-
-    folder: Path
-    split: Split
-    kind: Kind
-    codec: str
-    shards: tuple[Shard, ...]
-
-    @property
-    def num_samples(self) -> int:
-        return sum(shard.num_samples for shard in self.shards)
+    temporary: Path
+    shard: Shard
+    table: EpisodeTable
+    encoding: Encoding
 
 
 def write_shards(
@@ -110,55 +78,41 @@ def write_shards(
             f"{folder} holds {len(present)} shards already; pass overwrite (--overwrite) to replace "
             "them or choose another folder"
         )
-    written: list[tuple[Path, Shard]] = []
-    first: EpisodeMeta | None = None
+    written: list[WrittenShard] = []
     try:
         for group in _groups(samples, split, max_bytes):
-            first = first or group[0].meta
-            _check_alike(first, group)
-            written.append(_write_tar(group, folder / f"{split}-{len(written):06d}.tar"))
-        if first is None:
+            written.append(write_tar(group, folder / f"{split}-{len(written):06d}.tar"))
+            _check_alike(written[0].encoding, group)
+        if not written:
             raise ShardError(f"no episode to write to {folder}; collect or convert some first")
-        for path in present:
-            path.unlink()
-        for temporary, shard in written:
-            temporary.replace(folder / shard.name)
-    except BaseException:
-        for temporary, _ in written:
-            temporary.unlink(missing_ok=True)
-        raise
-    shards = tuple(shard for _, shard in written)
-    index = ShardIndex(folder, split, first.encoding.kind, first.encoding.codec, shards)
-    write_bytes(folder / INDEX, _index_json(index).encode())
-    return index
+        return publish(written, folder, split)
+    finally:
+        for part in written:
+            part.temporary.unlink(missing_ok=True)
 
 
-def find_shards(where: str | Path) -> ShardIndex:
-    """Find the shards that a folder or a brace pattern names, and check that they are whole.
+def publish(written: Sequence[WrittenShard], folder: Path, split: Split) -> ShardIndex:
+    """Give tars their final names in place of those that stand there, then write the index.
 
     Args:
-        where: a split's folder, or a pattern such as `data/train/train-{000000..000003}.tar`
-            whose folder holds `index.json`.
-
-    Raises:
-        ShardError: no folder, no index, a missing or truncated shard.
+        written: in order, at least one; on the disk of `folder`.
+        folder: of this split.
+        split: of all episodes.
     """
-    path = Path(where)
-    names = None
-    if path.suffix == ".tar":
-        chosen = [Path(url) for url in webdataset.shardlists.expand_urls(str(where))]
-        path, names = chosen[0].parent, [url.name for url in chosen]
-    index = _read_index(path)
-    if names is not None:
-        known = {shard.name: shard for shard in index.shards}
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ShardError(
-                f"shard {path / unknown[0]} is not in {path / INDEX}; it lists {sorted(known)}"
-            )
-        index = dataclasses.replace(index, shards=tuple(known[name] for name in names))
-    for shard in index.shards:
-        _check_size(path / shard.name, shard)
+    encoding = written[0].encoding
+    for path in folder.glob("*.tar"):
+        path.unlink()
+    for part in written:
+        part.temporary.replace(folder / part.shard.name)
+    index = ShardIndex(
+        root=str(folder),
+        split=split,
+        kind=encoding.kind,
+        codec=encoding.codec,
+        shards=tuple(part.shard for part in written),
+        table=join_tables([part.table for part in written]),
+    )
+    write_index(index)
     return index
 
 
@@ -170,23 +124,47 @@ def read_shard(path: Path, shard: Shard) -> Iterator[Sample]:
         SchemaError: an episode's JSON breaks the schema; names shard and key.
     """
     count = 0
-    members: dict[str, bytes] = {}
-    key = ""
-    for name, extension, content in _members(path):
-        if name != key and members:
-            yield _sample(path, key, members)
-            members, count = {}, count + 1
-        key = name
-        if extension in members:
-            raise ShardError(f"{path}: member {name}.{extension} stands there twice; {_REPAIR}")
-        members[extension] = content
-    if members:
-        yield _sample(path, key, members)
-        count += 1
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ShardError(f"shard {path} cannot be read ({error}); {REPAIR}") from error
+    with file:
+        for _, sample in read_samples(file, str(path)):
+            yield sample
+            count += 1
     if count != shard.num_samples:
         raise ShardError(
-            f"{path}: holds {count} episodes, {INDEX} says {shard.num_samples}; {_REPAIR}"
+            f"{path}: holds {count} episodes, {INDEX} says {shard.num_samples}; {REPAIR}"
         )
+
+
+def read_samples(file: Any, where: str) -> Iterator[tuple[int, Sample]]:
+    """Read episodes from a stream of tar bytes: a whole shard, or the bytes of some episodes.
+
+    Args:
+        file: something with `read`, read forward only.
+        where: named in errors.
+
+    Yields:
+        where the episode begins in the stream, bytes, and the episode.
+
+    Raises:
+        ShardError: damaged, or a member that is not allowed.
+        SchemaError: an episode's JSON breaks the schema.
+    """
+    members: dict[str, bytes] = {}
+    key, begin = "", 0
+    for offset, name, extension, content in _members(file, where):
+        if name != key and members:
+            yield begin, _sample(where, key, members)
+            members = {}
+        if not members:
+            key, begin = name, offset
+        if extension in members:
+            raise ShardError(f"{where}: member {name}.{extension} stands there twice; {REPAIR}")
+        members[extension] = content
+    if members:
+        yield begin, _sample(where, key, members)
 
 
 def sha256_of(path: Path) -> str:
@@ -218,22 +196,26 @@ def _groups(samples: Iterable[Sample], split: str, max_bytes: int) -> Iterator[l
         yield group
 
 
-def _check_alike(first: EpisodeMeta, group: list[Sample]) -> None:
+def _check_alike(encoding: Encoding, group: list[Sample]) -> None:
     for sample in group:
-        if sample.meta.encoding != first.encoding:
+        if sample.meta.encoding != encoding:
             raise ShardError(
-                f"episode {sample.meta.id!r} is stored as {sample.meta.encoding}, {first.id!r} as "
-                f"{first.encoding}; one folder of shards holds one encoding"
+                f"episode {sample.meta.id!r} is stored as {sample.meta.encoding}, those before it as "
+                f"{encoding}; one folder of shards holds one encoding"
             )
 
 
-def _write_tar(group: list[Sample], path: Path) -> tuple[Path, Shard]:
-    """Write one tar under a temporary name; owner, mode and times are TarInfo's fixed ones."""
-    offsets = []
+def write_tar(samples: Sequence[Sample], path: Path) -> WrittenShard:
+    """Write one tar beside `path` under a temporary name; owner, mode and times are TarInfo's fixed ones.
+
+    Raises:
+        OSError: disk full; nothing is left.
+    """
+    spans = []
     with partial_file(path) as (file, temporary):
         tar = tarfile.open(fileobj=file, mode="w")  # noqa: SIM115 (closing writes the end)
-        for sample in group:
-            offsets.append(tar.offset)
+        for sample in samples:
+            begin = tar.offset
             extension = EXTENSIONS[sample.meta.encoding.kind]
             for name, content in (
                 ("json", to_json(sample.meta).encode()),
@@ -242,87 +224,41 @@ def _write_tar(group: list[Sample], path: Path) -> tuple[Path, Shard]:
                 info = tarfile.TarInfo(f"{sample.meta.id}.{name}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
+            spans.append((begin, tar.offset))
         tar.close()
     digest, size = sha256_of(temporary), temporary.stat().st_size
-    return temporary, Shard(path.name, len(group), size, digest, tuple(offsets))
+    shard = Shard(path.name, len(samples), size, digest)
+    table = table_of([sample.meta for sample in samples], spans)
+    return WrittenShard(temporary, shard, table, samples[0].meta.encoding)
 
 
-def _index_json(index: ShardIndex) -> str:
-    fields = dataclasses.asdict(index)
-    del fields["folder"]
-    fields |= {"schema": INDEX_SCHEMA, "num_samples": index.num_samples}
-    return json.dumps(fields, indent=1, sort_keys=True) + "\n"
-
-
-def _read_index(folder: Path) -> ShardIndex:
-    path = folder / INDEX
-    if not path.is_file():
-        beside = sorted(p.parent.name for p in folder.glob(f"*/{INDEX}"))
-        hint = f"; did you mean one of its folders {beside}?" if beside else ""
-        raise ShardError(
-            f"{folder}: no {INDEX} there, so no shards{hint} (write_shards makes the folder)"
-        )
+def _members(file: Any, where: str) -> Iterator[tuple[int, str, str, bytes]]:
+    """Offset, key, extension and content of every member; anything but known names is refused."""
     try:
-        given = json.loads(path.read_bytes())
-        if given["schema"] != INDEX_SCHEMA:
-            raise ShardError(
-                f"{path}: schema {given['schema']!r} is not known; this version reads "
-                f"{INDEX_SCHEMA!r}; {_REPAIR}"
-            )
-        shards = tuple(
-            Shard(**{**shard, "offsets": tuple(shard["offsets"])}) for shard in given["shards"]
-        )
-        for field, allowed in (("split", SPLITS), ("kind", KINDS)):
-            if given[field] not in allowed:
-                raise ShardError(
-                    f"{path}: field {field!r}: got {given[field]!r}, allowed is one of {allowed}"
-                )
-        for shard in shards:
-            if os.sep in shard.name or shard.name.startswith("."):
-                raise ShardError(f"{path}: shard name {shard.name!r} is not a plain file name")
-        return ShardIndex(folder, given["split"], given["kind"], given["codec"], shards)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ShardError(f"{path}: is damaged ({error!r}); {_REPAIR}") from error
-
-
-def _check_size(path: Path, shard: Shard) -> None:
-    if not path.is_file():
-        raise ShardError(f"shard {path} is missing; {_REPAIR}")
-    size = path.stat().st_size
-    if size != shard.num_bytes:
-        fault = "truncated" if size < shard.num_bytes else "not the one that was indexed"
-        raise ShardError(
-            f"shard {path} is {fault}: {size} bytes, {INDEX} says {shard.num_bytes}; {_REPAIR}"
-        )
-
-
-def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Key, extension and content of every member; anything but the known names is refused."""
-    try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 match = _MEMBER.fullmatch(member.name)
                 if match is None or not member.isreg():
                     raise ShardError(
-                        f"{path}: member {member.name!r} is not allowed; a shard holds plain files "
-                        "KEY.json, KEY.mp4 and KEY.latents.npy only"
+                        f"{where}: member {member.name!r} is not allowed; a shard holds plain files "
+                        "KEY.json, KEY.mp4, KEY.frames.npy and KEY.latents.npy only"
                     )
-                file = tar.extractfile(member)
-                assert file is not None
-                yield match[1], match[2], file.read()
+                part = tar.extractfile(member)
+                assert part is not None
+                yield member.offset, match[1], match[2], part.read()
     except (tarfile.TarError, OSError) as error:
-        raise ShardError(f"shard {path} cannot be read ({error}); {_REPAIR}") from error
+        raise ShardError(f"shard {where} cannot be read ({error}); {REPAIR}") from error
 
 
-def _sample(path: Path, key: str, members: dict[str, bytes]) -> Sample:
-    where = f"{path}: {key}"
+def _sample(shard: str, key: str, members: dict[str, bytes]) -> Sample:
+    where = f"{shard}: {key}"
     if "json" not in members:
-        raise ShardError(f"{where}: has no {key}.json; {_REPAIR}")
+        raise ShardError(f"{where}: has no {key}.json; {REPAIR}")
     meta = from_json(members.pop("json"), where)
     extension = EXTENSIONS[meta.encoding.kind]
     if meta.id != key or list(members) != [extension]:
         raise ShardError(
             f"{where}: needs exactly the members {meta.id}.json and {meta.id}.{extension}, has "
-            f"{[f'{key}.{name}' for name in members]}; {_REPAIR}"
+            f"{[f'{key}.{name}' for name in members]}; {REPAIR}"
         )
     return Sample(meta, members[extension])

@@ -1,8 +1,7 @@
-"""Pure steps from a stored episode to a batch: decode, cut into windows, collate."""
+"""Pure steps from a stored episode to a batch: decode, collate (`windows` cuts)."""
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import av
 import numpy as np
@@ -10,30 +9,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from sfv.data.schema import EpisodeMeta, Kind
-from sfv.data.shards import Sample, ShardError
+from sfv.data.index import ShardError
+from sfv.data.shards import Sample
+from sfv.data.windows import Window, WindowError
 from sfv.types import WindowBatch
-
-TIME_AXIS: dict[Kind, int] = {"latents": 1, "video": 0}
-
-
-class WindowError(ValueError):
-    """No window of the wanted length can be cut from an episode."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """Context and target frames of one action.
-
-    Args:
-        key: `EPISODE/CHUNK`.
-        action: the words for the target frames.
-        frames: context then target; latents `c t h w` or video `t 3 height width`.
-    """
-
-    key: str
-    action: str
-    frames: Tensor
 
 
 def decode_mp4(content: bytes, where: str = "video") -> UInt8[np.ndarray, "t height width 3"]:
@@ -97,6 +76,24 @@ def encode_latents(latents: Float[Tensor, "c t h w"], where: str = "latents") ->
     return buffer.getvalue()
 
 
+def decode_frames(content: bytes, where: str = "frames") -> UInt8[np.ndarray, "t height width 3"]:
+    """Read a uint8 array of frames; pickled objects are refused.
+
+    Raises:
+        ShardError: not such an array.
+    """
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ShardError(f"{where}: unreadable frames ({error}); write them again") from error
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
+        raise ShardError(
+            f"{where}: frames are {array.dtype} {list(array.shape)}; uint8 t height width 3 is "
+            "allowed: write them again"
+        )
+    return np.asarray(array)
+
+
 def decode(sample: Sample, where: str = "") -> Tensor:
     """Decode an episode's frames and check their number and size against its metadata.
 
@@ -112,58 +109,16 @@ def decode(sample: Sample, where: str = "") -> Tensor:
         frames = decode_latents(sample.payload, where)
         given, said = [frames.shape[1]], [meta.num_frames]
     else:
-        frames = torch.from_numpy(decode_mp4(sample.payload, where)).permute(0, 3, 1, 2)
+        read = decode_mp4 if meta.encoding.kind == "video" else decode_frames
+        frames = torch.from_numpy(read(sample.payload, where)).permute(0, 3, 1, 2)
         given, said = list(frames.shape), [meta.num_frames, 3, meta.height, meta.width]
     if given != said:
         raise ShardError(f"{where}: frames are {given}, the metadata says {said}")
     return frames
 
 
-def windows(
-    meta: EpisodeMeta, frames: Tensor, num_context: int, num_generated: int
-) -> list[Window]:
-    """Cut one window for each action that has enough frames before it.
-
-    A window is the f_p frames before the action and the action's f_g frames. So chunk 0, which has
-    nothing before it, is context only.
-
-    Args:
-        meta: the episode.
-        frames: as `decode` gives them; windows are views.
-        num_context: f_p, at least 1.
-        num_generated: f_g; every action has to last exactly as long.
-
-    Raises:
-        WindowError: an action of another length, or no action with f_p frames before it.
-    """
-    if num_context < 1 or num_generated < 1:
-        raise WindowError(
-            f"num_context {num_context}, num_generated {num_generated}: both have to be at least 1"
-        )
-    cut = []
-    for chunk, action in enumerate(meta.actions):
-        length = action.stop - action.start
-        if length != num_generated:
-            raise WindowError(
-                f"episode {meta.id!r}: action {chunk} {action.text!r} lasts {length} frames, "
-                f"num_generated is {num_generated}; set num_generated to {length} or cut the "
-                "actions anew"
-            )
-        if action.start >= num_context:
-            axis = TIME_AXIS[meta.encoding.kind]
-            window = frames.narrow(axis, action.start - num_context, num_context + length)
-            cut.append(Window(f"{meta.id}/{chunk:03d}", action.text, window))
-    if not cut:
-        raise WindowError(
-            f"episode {meta.id!r}: a window of {num_context} + {num_generated} frames is longer "
-            f"than the episode ({meta.num_frames} frames, {len(meta.actions)} actions); lower "
-            "num_context or collect longer episodes (--chunks)"
-        )
-    return cut
-
-
 def collate(chosen: Sequence[Window]) -> WindowBatch:
-    """Stack windows of latents to a float32 batch.
+    """Stack windows of one bucket to a float32 batch: latents, or video in [0, 1].
 
     Raises:
         WindowError: the windows' shapes differ.
@@ -176,11 +131,17 @@ def collate(chosen: Sequence[Window]) -> WindowBatch:
                 f"{list(first.frames.shape)}; one batch needs one frame size: encode all episodes "
                 "at the same height and width"
             )
-    return WindowBatch(
-        latents=torch.stack([window.frames for window in chosen]).float(),
+    frames = torch.stack([window.frames for window in chosen])
+    batch = WindowBatch(
+        num_context=first.num_context,
         actions=[window.action for window in chosen],
         keys=[window.key for window in chosen],
     )
+    if frames.dtype == torch.uint8:
+        batch["video"] = frames.float() / 255
+    else:
+        batch["latents"] = frames.float()
+    return batch
 
 
 def _rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width 3"]:

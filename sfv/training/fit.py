@@ -14,8 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from sfv.data.datamodule import EpisodeDataModule, episodes
-from sfv.data.stages import windows
+from sfv.data.datamodule import EpisodeDataModule
 from sfv.report.tensorboard import log_hparams
 from sfv.training.run_folder import newest_checkpoint, open_run_folder, tensorboard_logger
 from sfv.training.slow import SlowLearner
@@ -115,7 +114,6 @@ def parse(args: Sequence[str]) -> FitCLI:
 def fit(args: Sequence[str]) -> None:
     """Train in a run folder; the same settings again go on from its newest checkpoint."""
     cli = parse(args)
-    check_windows(cli.datamodule)
     out = Path(cli.config.out)
     config = cli.parser.dump(cli.config, skip_link_targets=False)
     open_run_folder(out, config)
@@ -128,18 +126,6 @@ def fit(args: Sequence[str]) -> None:
         cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(config))),
     )
     print(f"model: {out / 'model'}\nlogs:  tensorboard --logdir {out}")
-
-
-def check_windows(data: EpisodeDataModule) -> None:
-    """Cut the first episode of each split, so that a window that does not fit ends here.
-
-    Raises:
-        WindowError: an action of another length, or no action with f_p frames before it.
-    """
-    for index in (data.train_index, data.val_index):
-        if index is not None:
-            for meta, frames in episodes(index.folder, limit=1):
-                windows(meta, frames, data.num_context, data.num_generated)
 
 
 def train(

@@ -106,6 +106,6 @@ class SlowLearner(pl.LightningModule):
             self.text(actions),
             noise,
             timestep.to(latents.device),
-            self.num_context,
+            batch.get("num_context", self.num_context),  # the slow-fast loop's pairs have f_p
             self.schedule,
         ).mean()

@@ -1,5 +1,5 @@
 from collections import Counter
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +7,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from sfv.data.datamodule import EpisodeDataModule, WindowStream, episodes
-from sfv.data.episode_stream import EpisodeStream
-from sfv.data.shards import ShardError, ShardIndex, find_shards, write_shards
+from sfv.data.datamodule import EpisodeDataModule, episodes
+from sfv.data.index import ShardError
+from sfv.data.shards import write_shards
+from sfv.data.windows import WindowError
 from tests.data.make import CHUNK, TEXTS, latents_sample, make_latents, make_video, video_sample
 
 NUM_EPISODES, NUM_CHUNKS = 7, 4
@@ -28,24 +29,23 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def index(latents: Path) -> ShardIndex:
-    return find_shards(latents / "train")
-
-
 def data(latents: Path, **changes: object) -> EpisodeDataModule:
     settings = {"num_context": CHUNK, "num_generated": CHUNK, "batch_size": 5} | changes
-    return EpisodeDataModule(str(latents / "train"), str(latents / "val"), **settings)
+    settings = {"train": str(latents / "train"), "val": str(latents / "val")} | settings
+    return EpisodeDataModule(**settings)
 
 
 def keys(module: EpisodeDataModule, num_batches: int) -> list[str]:
-    batches = islice(module.train_dataloader(), num_batches)
-    return [key for batch in batches for key in batch["keys"]]
+    """Keys of the next batches, epoch after epoch."""
+    stream = module.train_dataloader()
+    given: list[dict] = []
+    while len(given) < num_batches:
+        given += islice(stream, num_batches - len(given))
+    return [key for batch in given for key in batch["keys"]]
 
 
 def test_one_pass_holds_every_window_once(latents: Path) -> None:
-    module = data(latents, repeat=False)
-    batches = list(module.train_dataloader())
+    batches = list(data(latents).train_dataloader())
     assert [len(batch["keys"]) for batch in batches] == [5, 5, 5, 5, 1]
     counts = Counter(key for batch in batches for key in batch["keys"])
     assert len(counts) == NUM_WINDOWS and set(counts.values()) == {1}
@@ -54,9 +54,9 @@ def test_one_pass_holds_every_window_once(latents: Path) -> None:
 def test_latents_belong_to_their_key_and_action(latents: Path) -> None:
     batch = next(iter(data(latents).train_dataloader()))
     for frames, key in zip(batch["latents"], batch["keys"], strict=True):
-        episode, chunk = int(key[2:5]), int(key[-3:])
+        episode, start = int(key[2:5]), int(key[-5:])
         whole = make_latents(float(episode), NUM_CHUNKS * CHUNK)
-        assert torch.equal(frames, whole[:, (chunk - 1) * CHUNK : (chunk + 1) * CHUNK])
+        assert torch.equal(frames, whole[:, start - CHUNK : start + CHUNK])
 
 
 def test_the_seed_alone_decides_the_order(latents: Path) -> None:
@@ -82,46 +82,34 @@ def test_each_pass_has_another_order(latents: Path) -> None:
 
 
 def test_a_second_loop_over_the_loader_goes_on_with_another_order(latents: Path) -> None:
-    loader = data(latents, repeat=False).train_dataloader()
+    loader = data(latents).train_dataloader()
     first, second = ([k for b in loader for k in b["keys"]] for _ in range(2))
     assert first != second and sorted(first) == sorted(second)
 
 
 def test_a_buffer_of_one_keeps_the_stored_order(latents: Path) -> None:
-    given = keys(data(latents, shuffle_buffer=1, repeat=False), 9)
+    given = keys(data(latents, shuffle_buffer=1), 5)
     assert given == sorted(given) and len(given) == NUM_WINDOWS
 
 
-@pytest.mark.parametrize("slots", [2, 3, 9])
-def test_ranks_and_workers_share_the_windows(index: ShardIndex, slots: int) -> None:
-    stream = WindowStream(index, CHUNK, CHUNK, shuffle_buffer=4, seed=1)
-    shares = [[w.key for w in stream.one_pass(0, slot, slots)] for slot in range(slots)]
-    counts = Counter(key for share in shares for key in share)
-    assert len(counts) == NUM_WINDOWS and set(counts.values()) == {1}
-    assert min(map(len, shares)) > 0
-
-
-def test_more_workers_than_windows_is_an_error(index: ShardIndex) -> None:
-    stream = WindowStream(index, CHUNK, CHUNK, repeat=True, rank=NUM_WINDOWS, world=50)
-    with pytest.raises(ShardError, match="fewer windows than 50 ranks x workers"):
-        next(iter(stream))
-
-
 def test_the_cache_changes_no_batch(latents: Path) -> None:
-    assert keys(data(latents, cache=False), 9) == keys(data(latents, cache=True), 9)
+    assert keys(data(latents, cache_mb=0), 9) == keys(data(latents, cache_mb=100), 9)
 
 
 @pytest.mark.slow
 def test_loader_processes_deliver_every_window_once(latents: Path) -> None:
-    module = data(latents, num_workers=2, repeat=False)
+    module = data(latents, num_workers=2)
     counts = Counter(key for batch in module.train_dataloader() for key in batch["keys"])
     assert len(counts) == NUM_WINDOWS and set(counts.values()) == {1}
 
 
 def test_validation_runs_in_stored_order(latents: Path) -> None:
     given = [key for batch in data(latents).val_dataloader() for key in batch["keys"]]
-    assert given == ["v-000/001", "v-000/002", "v-001/001", "v-001/002", "v-001/003"]
-    assert EpisodeDataModule(str(latents / "train")).val_dataloader() == []
+    assert given == [
+        f"v-000/{CHUNK:05d}", f"v-000/{2 * CHUNK:05d}",
+        *(f"v-001/{i * CHUNK:05d}" for i in (1, 2, 3)),
+    ]  # fmt: skip
+    assert data(latents, val=None).val_dataloader() == []
 
 
 def test_a_trainer_takes_the_loaders(latents: Path, tmp_path: Path) -> None:
@@ -146,7 +134,7 @@ def test_a_trainer_takes_the_loaders(latents: Path, tmp_path: Path) -> None:
     trainer = pl.Trainer(
         max_steps=11, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-        val_check_interval=11, num_sanity_val_steps=0,
+        val_check_interval=11, num_sanity_val_steps=0, check_val_every_n_epoch=None,
     )  # fmt: skip
     trainer.fit(module, datamodule=data(latents))
     assert module.seen == keys(data(latents), 11)
@@ -183,27 +171,37 @@ def test_episodes_gives_video_between_0_and_1(tmp_path: Path) -> None:
     assert torch.equal(video, torch.from_numpy(expected))
 
 
-def test_episode_mode_gives_each_episode_once_a_pass(latents: Path) -> None:
-    loader = data(latents, mode="episodes", seed=5).train_dataloader()
-    given = list(islice(loader, 2 * NUM_EPISODES))
-    first, second = (
-        [episode["key"] for episode in part]
-        for part in (given[:NUM_EPISODES], given[NUM_EPISODES:])
-    )
+def test_episode_mode_gives_each_episode_once_an_epoch(latents: Path) -> None:
+    stream = data(latents, mode="episodes", seed=5).train_dataloader()
+    given = [list(stream), list(stream)]
+    first, second = ([episode["key"] for episode in part] for part in given)
     assert sorted(first) == sorted(second) == [f"e-{i:03d}" for i in range(NUM_EPISODES)]
     assert first != second
-    for episode in given[:2]:
+    for episode in given[0][:2]:
         whole = make_latents(float(episode["key"][2:]), NUM_CHUNKS * CHUNK)
         expected = [whole[:, i * CHUNK : (i + 2) * CHUNK] for i in range(NUM_CHUNKS - 1)]
         assert torch.equal(episode["pairs"], torch.stack(expected))
         assert episode["actions"] == list(TEXTS[1:NUM_CHUNKS])
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_share_the_episodes(index: ShardIndex, world: int) -> None:
-    shares = [
-        [e["key"] for e in EpisodeStream(index, CHUNK, CHUNK, 0, False, rank, world)]
-        for rank in range(world)
-    ]
-    assert sorted(chain(*shares)) == [f"e-{i:03d}" for i in range(NUM_EPISODES)]
-    assert min(map(len, shares)) > 0
+def test_an_image_can_be_the_context_of_a_first_chunk(latents: Path) -> None:
+    buckets = [(CHUNK, CHUNK), (1, CHUNK - 1)]
+    batches = list(data(latents, buckets=buckets).train_dataloader())
+    first = [batch for batch in batches if batch["num_context"] == 1]
+    assert all(batch["latents"].shape[2] == CHUNK for batch in first)
+    assert {key[-5:] for batch in first for key in batch["keys"]} == {"00001"}
+    assert sum(len(batch["keys"]) for batch in first) == NUM_EPISODES
+    assert sum(len(batch["keys"]) for batch in batches) == NUM_EPISODES + NUM_WINDOWS
+
+
+def test_a_window_that_fits_nowhere_is_an_error_at_once(latents: Path) -> None:
+    with pytest.raises(WindowError, match=r"train: no window of \[\(99, 3\)\] .*--chunks"):
+        data(latents, num_context=99)
+
+
+def test_several_folders_are_one_stream(latents: Path, tmp_path: Path) -> None:
+    write_shards([latents_sample("z-000", NUM_CHUNKS, number=50.0)], tmp_path, "train")
+    given = keys(data(latents, train=[str(latents / "train"), str(tmp_path)]), 4)
+    assert len(set(given)) == 20 and any(key.startswith("z-") for key in given)
+    with pytest.raises(ShardError, match="needs one split and one codec"):
+        data(latents, train=[str(latents / "train"), str(latents / "val")])

@@ -9,18 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from sfv.data.index import INDEX, TABLE, Shard, ShardError, ShardIndex, find_shards
 from sfv.data.schema import SchemaError, to_json
-from sfv.data.shards import (
-    INDEX,
-    Sample,
-    Shard,
-    ShardError,
-    ShardIndex,
-    find_shards,
-    read_shard,
-    sha256_of,
-    write_shards,
-)
+from sfv.data.shards import Sample, read_samples, read_shard, sha256_of, write_shards
 from tests.data.make import latents_sample, make_meta, video_sample
 
 KEYS = ("a-000", "a-001", "a-002", "a-003", "a-004")
@@ -53,7 +44,7 @@ def handmade(path: Path, members: dict[str, bytes], num_samples: int = 1) -> Sha
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    return Shard(path.name, num_samples, path.stat().st_size, sha256_of(path), (0,))
+    return Shard(path.name, num_samples, path.stat().st_size, sha256_of(path))
 
 
 def test_what_is_written_is_read_in_order(index: ShardIndex) -> None:
@@ -73,15 +64,24 @@ def test_a_brace_pattern_picks_shards(index: ShardIndex) -> None:
         find_shards(f"{index.folder}/train-{{000001..000003}}.tar")
 
 
-def test_offsets_lead_to_each_episode(index: ShardIndex) -> None:
-    for shard in index.shards:
-        with (index.folder / shard.name).open("rb") as file:
-            names = []
-            for offset in shard.offsets:
-                file.seek(offset)
-                names.append(tarfile.TarInfo.frombuf(file.read(512), "ascii", "strict").name)
-        keys = [s.meta.id for s in read_shard(index.folder / shard.name, shard)]
-        assert names == [f"{key}.json" for key in keys]
+def test_the_table_leads_to_each_episode(index: ShardIndex) -> None:
+    table = find_shards(index.folder).table
+    keys = []
+    for shard, begin, end in zip(table.shard, table.begin, table.end, strict=True):
+        content = (index.folder / index.shards[shard].name).read_bytes()[begin:end]
+        ((place, sample),) = read_samples(io.BytesIO(content), "part")
+        assert place == 0
+        keys.append(sample.meta.id)
+    assert keys == list(KEYS)
+    assert table.num_actions.tolist() == [4] * 5
+    assert table.action_stop.tolist() == [3, 6, 9, 12] * 5
+
+
+def test_the_table_of_chosen_shards(index: ShardIndex) -> None:
+    chosen = find_shards(f"{index.folder}/train-{{000001..000002}}.tar").table
+    assert chosen.shard.tolist() == [0, 0, 1]
+    assert chosen.begin.tolist() == index.table.begin[2:].tolist()
+    assert len(chosen.action_stop) == 12
 
 
 def test_equal_input_gives_equal_bytes(index: ShardIndex, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_existing_shards_are_kept_unless_overwritten(index: ShardIndex) -> None:
         write_shards([latents_sample("b")], index.folder, "train")
     assert find_shards(index.folder) == index
     new = write_shards([latents_sample("b")], index.folder, "train", overwrite=True)
-    assert sorted(p.name for p in index.folder.iterdir()) == [INDEX, "train-000000.tar"]
+    assert sorted(p.name for p in index.folder.iterdir()) == [TABLE, INDEX, "train-000000.tar"]
     assert find_shards(index.folder) == new
 
 
@@ -112,7 +112,10 @@ def test_existing_shards_are_kept_unless_overwritten(index: ShardIndex) -> None:
         ([video_sample("b"), video_sample("a")], "'a' comes after 'b': ids have to be unique"),
         ([video_sample("a"), video_sample("a")], "'a' comes after 'a'"),
         ([video_sample("a", split="val")], "'a' is of split 'val', these shards are 'train'"),
-        ([video_sample("a"), latents_sample("b")], "'b' is stored as .*latents.*'a' as .*video"),
+        (
+            [video_sample("a"), latents_sample("b")],
+            "'b' is stored as .*latents.*before it as .*video",
+        ),
         ([latents_sample("a"), latents_sample("b", codec="beef")], "'beef'.*'c0de'"),
     ],
 )
@@ -164,10 +167,10 @@ def test_a_truncated_shard_is_named(index: ShardIndex) -> None:
 def test_truncation_while_reading_is_an_error(index: ShardIndex) -> None:
     shard, path = index.shards[0], index.folder / index.shards[0].name
     whole = path.read_bytes()
-    path.write_bytes(whole[: shard.offsets[1] + 1536 + 700])
+    path.write_bytes(whole[: int(index.table.begin[1]) + 1536 + 700])
     with pytest.raises(ShardError, match=r"train-000000\.tar cannot be read .*unexpected end"):
         list(read_shard(path, shard))
-    path.write_bytes(whole[: shard.offsets[1]])
+    path.write_bytes(whole[: int(index.table.begin[1])])
     with pytest.raises(ShardError, match=r"holds 1 episodes, index\.json says 2"):
         list(read_shard(path, shard))
 
@@ -217,7 +220,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/hostname"
         tar.addfile(info)
     with pytest.raises(ShardError, match=r"member 'a-000\.json' is not allowed; .*plain files"):
-        list(read_shard(tmp_path / "s.tar", Shard("s.tar", 1, 0, "", ())))
+        list(read_shard(tmp_path / "s.tar", Shard("s.tar", 1, 0, "")))
 
 
 @pytest.mark.parametrize(

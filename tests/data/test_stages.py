@@ -5,17 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from sfv.data.shards import Sample, ShardError
-from sfv.data.stages import (
-    Window,
-    WindowError,
-    collate,
-    decode,
-    decode_latents,
-    decode_mp4,
-    encode_latents,
-    windows,
-)
+from sfv.data.index import ShardError
+from sfv.data.schema import Encoding
+from sfv.data.shards import Sample
+from sfv.data.stages import collate, decode, decode_latents, decode_mp4, encode_latents
+from sfv.data.windows import Window, WindowError, windows
 from tests.data.make import (
     CHANNELS,
     CHUNK,
@@ -91,42 +85,17 @@ def test_latents_too_large_for_float16_are_refused() -> None:
         encode_latents(make_latents(7e4, 2), "a-000")
 
 
-def test_a_window_is_context_then_the_actions_frames() -> None:
-    sample = latents_sample("a-000", num_chunks=4)
-    cut = windows(sample.meta, decode(sample), 2, CHUNK)
-    assert [window.key for window in cut] == ["a-000/001", "a-000/002", "a-000/003"]
-    assert [window.action for window in cut] == list(TEXTS[1:4])
-    times = [(window.frames[0, :, 0, 0] * 16).tolist() for window in cut]
-    assert times == [[1, 2, 3, 4, 5], [4, 5, 6, 7, 8], [7, 8, 9, 10, 11]]
-
-
-def test_video_windows_run_along_the_first_axis() -> None:
-    sample = video_sample("a-000", 3)
-    first, second = windows(sample.meta, decode(sample), 1, CHUNK)
-    video = torch.from_numpy(make_video("a-000", 9)).permute(0, 3, 1, 2)
-    assert torch.equal(first.frames, video[2:6]) and torch.equal(second.frames, video[5:9])
-
-
-def test_a_long_context_leaves_out_the_first_actions() -> None:
-    sample = latents_sample("a-000", num_chunks=4)
-    cut = windows(sample.meta, decode(sample), 4, CHUNK)
-    assert [window.key for window in cut] == ["a-000/002", "a-000/003"]
-
-
-@pytest.mark.parametrize(
-    ("num_context", "num_generated", "message"),
-    [
-        (10, CHUNK, r"'a-000': a window of 10 \+ 3 frames is longer than the episode \(12 frames"),
-        (2, 4, r"action 0 'walk forward' lasts 3 frames, num_generated is 4; set .* to 3"),
-        (0, CHUNK, "num_context 0, num_generated 3: both have to be at least 1"),
-    ],
-)
-def test_windows_that_do_not_fit_are_refused(
-    num_context: int, num_generated: int, message: str
-) -> None:
-    sample = latents_sample("a-000", num_chunks=4)
-    with pytest.raises(WindowError, match=message):
-        windows(sample.meta, decode(sample), num_context, num_generated)
+def test_frames_are_read_without_pickle() -> None:
+    video = make_video("a-000", 12)
+    meta = make_meta(encoding=Encoding("frames", "raw", "uint8"))
+    expected = torch.from_numpy(video).permute(0, 3, 1, 2)
+    assert torch.equal(decode(Sample(meta, npy(video))), expected)
+    for content, message in (
+        (npy(np.array([{"a": 1}], dtype=object), allow_pickle=True), "unreadable frames .*Object"),
+        (npy(video.astype(np.float32)), r"float32 \[12, 16, 24, 3\]; uint8 t height width 3"),
+    ):
+        with pytest.raises(ShardError, match=f"a-000: .*{message}"):
+            decode(Sample(meta, content))
 
 
 def test_collate_stacks_in_order() -> None:
@@ -135,11 +104,14 @@ def test_collate_stacks_in_order() -> None:
     batch = collate([second, first])
     assert batch["latents"].shape == (2, CHANNELS, 5, LATENT_HEIGHT, LATENT_WIDTH)
     assert batch["latents"].dtype == torch.float32
-    assert batch["keys"] == ["a-000/002", "a-000/001"] and batch["actions"] == [TEXTS[2], TEXTS[1]]
+    assert batch["keys"] == ["a-000/00006", "a-000/00003"] and batch["actions"] == [
+        TEXTS[2],
+        TEXTS[1],
+    ]
     assert torch.equal(batch["latents"][1], first.frames.float())
 
 
 def test_windows_of_two_sizes_make_no_batch() -> None:
     small, large = torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 6)
     with pytest.raises(WindowError, match=r"b/1 is \[2, 3, 4, 6\], a/1 is \[2, 3, 4, 5\]"):
-        collate([Window("a/1", "x", small), Window("b/1", "x", large)])
+        collate([Window("a/1", "x", small, 1), Window("b/1", "x", large, 1)])

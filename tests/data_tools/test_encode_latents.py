@@ -7,7 +7,7 @@ import torch
 from data_tools import encode_latents
 from data_tools.write_shards import pack
 from sfv.data.datamodule import EpisodeDataModule, episodes
-from sfv.data.shards import ShardError, find_shards
+from sfv.data.index import ShardError, find_shards
 from sfv.models.autoencoder import PCAPatchCodec
 
 

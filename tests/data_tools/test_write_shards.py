@@ -4,7 +4,8 @@ import pytest
 
 from data_tools import write_shards
 from data_tools.files import find_episodes
-from sfv.data.shards import find_shards, read_shard
+from sfv.data.index import find_shards
+from sfv.data.shards import read_shard
 from tests.data_tools.test_files import put
 
 

@@ -242,9 +242,9 @@ def test_a_missing_folder_of_shards_is_named(config_data, tmp_path, capsys):
 def test_a_window_longer_than_the_episodes_is_refused(config_data, tmp_path, capsys):
     out = tmp_path / "run"
     message = refused(capsys, *flags(config_data), *short(out), "--model.num_context=25")
-    assert "a window of 25 + 8 frames is longer than the episode (32 frames, 4 actions)" in message
-    message = refused(capsys, *flags(config_data), *short(out), "--model.num_generated=7")
-    assert "num_generated is 7; set num_generated to 8" in message
+    assert "train: no window of [(25, 8)] [num_context, num_generated] frames" in message
+    message = refused(capsys, *flags(config_data), *short(out), "--model.num_generated=9")
+    assert "no window of [(8, 9)]" in message and "lower them, or collect longer" in message
     assert not out.exists(), "known before anything is written"
 
 

@@ -107,9 +107,9 @@ class Logger(pl.loggers.logger.DummyLogger):
         self.rows.append((step, metrics))
 
 
-def fetch(data, repeat=False):
+def fetch(data):
     fetcher = _PrefetchDataFetcher()
-    loader = make_datamodule(data, "episodes", repeat=repeat).train_dataloader()
+    loader = make_datamodule(data, "episodes").train_dataloader()
     fetcher.setup(CombinedLoader(loader, "max_size_cycle"))
     return iter(fetcher)
 
@@ -117,7 +117,7 @@ def fetch(data, repeat=False):
 def test_the_replay_holds_the_memory_from_before_each_pair(data):
     """Θ_0 of an episode is fresh; Θ_1 is what learning pair 0 alone gives."""
     learner = make.make_learner(data)
-    episodes = list(make_datamodule(data, "episodes", repeat=False).train_dataloader())
+    episodes = list(make_datamodule(data, "episodes").train_dataloader())
     with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
         loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 2, None)
         items = loop.run(fetch(data))
@@ -258,7 +258,7 @@ def test_a_finite_stream_of_episodes_starts_over_and_drops_none(data, per_group)
     """3 episodes in groups: what is left at the end of a pass is a smaller group."""
     learner, record = make.make_learner(data), Record()
     settings = replace(SETTINGS, episodes_per_group=per_group, max_chunks=1)
-    datamodule = make_datamodule(data, "episodes", repeat=False)
+    datamodule = make_datamodule(data, "episodes")
     fit_slow_fast(make_trainer(6, [record]), learner, datamodule, settings)
     keys = [batch["keys"][0] for batch in record.batches]
     assert [sorted(keys[:3]), sorted(keys[3:])] == [["train-0/0", "train-1/0", "train-2/0"]] * 2
@@ -295,7 +295,7 @@ def test_validation_runs_after_each_group_by_default(data, sized):
 
     class Episodes(pl.LightningDataModule):
         def train_dataloader(self):
-            stream = make_datamodule(data, "episodes", repeat=False).train_dataloader()
+            stream = make_datamodule(data, "episodes").train_dataloader()
             return DataLoader(list(stream), batch_size=None) if sized else stream
 
         def val_dataloader(self):
@@ -310,7 +310,7 @@ def test_validation_runs_after_each_group_by_default(data, sized):
 
 def test_the_fast_loss_is_logged_against_chunk_pairs(trained):
     fast = [(step, row) for step, row in trained.rows if "fast/loss" in row]
-    assert [step for step, _ in fast] == list(range(1, 9)), "two groups of two episodes"
+    assert [step for step, _ in fast] == list(range(1, 7)), "two episodes, then the third"
     assert all(row["fast/loss"] > 0 and row["fast/gain"] != 0 for _, row in fast)
     assert sum("slow/loss" in row for _, row in trained.rows) == 5
 
