@@ -126,13 +126,13 @@ def make_trainer(max_steps: int, callbacks: Sequence[pl.Callback] = (), **change
         "logger": False,
         "limit_val_batches": 0,
         "check_val_every_n_epoch": None,
+        "enable_checkpointing": False,
         **changes,
     }
     return pl.Trainer(
         max_steps=max_steps,
         accelerator="cpu",
         callbacks=list(callbacks),
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
