@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 Precision = Literal["32", "bf16"]
@@ -109,7 +109,7 @@ class WindowBatch(TypedDict):
     """
 
     latents: NotRequired[Float[Tensor, "b c t h w"]]
-    video: NotRequired[Float[Tensor, "b t 3 height width"]]
+    video: NotRequired[UInt8[Tensor, "b t 3 height width"]]
     num_context: int
     actions: list[str]
     keys: list[str]

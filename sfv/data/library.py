@@ -63,6 +63,10 @@ class Library:
             self._put_aside(row)
         return found
 
+    def needed(self) -> list[tuple[EpisodeMeta, Tensor]]:
+        """The decoded episodes that are in memory because they are going to be used again."""
+        return list(self._needed.values())
+
     def fingerprint(self) -> str:
         """Short hash of the content of all shards."""
         return hashlib.sha256(

@@ -232,7 +232,7 @@ def _equalise(share: Share, wanted: int, rule: LastBatch) -> Share:
     if rule == "drop":
         return Share(share.first(wanted), sizes[:wanted], repeated)
     while len(sizes) < wanted:
-        largest = int(np.argmax(sizes))
+        largest = len(sizes) - 1 - int(np.argmax(sizes[::-1]))  # short ones come at the end
         half = sizes[largest] // 2
         if rule == "pad" or not half:
             again = share.first(1)

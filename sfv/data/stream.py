@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -141,7 +141,7 @@ class BatchStream(Generic[Batch]):
         rank: of this process.
         num_workers: loader processes; 0 loads in this one.
         max_skipped_share: of an epoch's windows that may be unreadable before it is an error.
-        pin_memory: page-locked batches, for a GPU.
+        pin_memory: page-locked batches, for a GPU; where there are loader processes.
         restart: begin anew at each `iter`, in the same order (validation).
     """
 
@@ -170,14 +170,7 @@ class BatchStream(Generic[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         if self.restart or self.place.current.steps >= self._steps:
             self.place = self._begin(self.place.epoch + (not self.restart))
-        loader = DataLoader(
-            SlotDataset(self.library, self.plan, self.make, self.place, self.rank),
-            batch_size=None,
-            num_workers=self.num_workers,
-            generator=rng.stream(self.plan.seed, "loader", self.rank),
-            pin_memory=self.pin_memory,
-        )
-        for delivery in loader:
+        for delivery in self._loader():
             leg = self.place.current
             step = Leg(leg.topology, leg.steps + 1)
             self.place = Place(self.place.epoch, (*self.place.done, step))
@@ -188,6 +181,18 @@ class BatchStream(Generic[Batch]):
                 "epoch %d: %d windows of %d unreadable episodes were skipped",
                 self.place.epoch, self.skipped.windows, len(self.skipped.samples),
             )  # fmt: skip
+
+    def _loader(self) -> Iterable[Delivery[Batch]]:
+        dataset = SlotDataset(self.library, self.plan, self.make, self.place, self.rank)
+        if not self.num_workers:
+            return dataset  # what a loader adds costs more than making a small batch
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=self.num_workers,
+            generator=rng.stream(self.plan.seed, "loader", self.rank),
+            pin_memory=self.pin_memory,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The place, in plain numbers; it costs nothing and its size does not grow."""
