@@ -43,7 +43,15 @@ REPEATS, QUICK_REPEATS = 7, 2
 def collect(folder: Path, episodes: int) -> ShardIndex:
     """Walks of 208 frames in shards of about eight."""
     walks = folder / "walks"
-    doom.main([f"--out={walks}", f"--episodes={episodes}", f"--chunks={CHUNKS}", f"--size={SIZE}", "--workers=1"])
+    doom.main(
+        [
+            f"--out={walks}",
+            f"--episodes={episodes}",
+            f"--chunks={CHUNKS}",
+            f"--size={SIZE}",
+            "--workers=1",
+        ]
+    )
     return pack([walks], folder / "shards", max_bytes=15_000_000)["train"]
 
 

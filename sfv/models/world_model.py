@@ -219,7 +219,8 @@ def _identity(part: Any) -> dict[str, Any]:
         fingerprint = hash_tensors(base_state_dict(cast(nn.Module, part)))
     else:
         fingerprint = part.fingerprint()
-    return {"class": type(part).__name__, "fingerprint": fingerprint}
+    name = getattr(part, "stands_for", type(part).__name__)
+    return {"class": name, "fingerprint": fingerprint}
 
 
 def _check_same(folder: Path, name: str, saved: dict[str, Any], ours: dict[str, Any]) -> None:
