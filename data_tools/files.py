@@ -45,15 +45,11 @@ def write_episode(folder: Path, meta: EpisodeMeta, mp4: bytes) -> None:
     write_bytes(folder / f"{meta.id}.json", text.encode())
 
 
-def find_episodes(folders: list[Path]) -> Iterator[tuple[EpisodeMeta, Path]]:
-    """Go through folders of episodes in the order of their ids.
-
-    Yields:
-        the metadata and the video's path.
+def episode_files(folders: list[Path]) -> dict[str, Path]:
+    """Find the JSON of every episode by file names alone, in the order of the ids.
 
     Raises:
-        SchemaError: no episode, an id twice, a JSON that breaks the schema or names another id, a
-            JSON without its video or a video without its JSON.
+        SchemaError: no episode, an id twice, a JSON without its video or a video without its JSON.
     """
     files: dict[str, Path] = {}
     for folder in folders:
@@ -73,11 +69,32 @@ def find_episodes(folders: list[Path]) -> Iterator[tuple[EpisodeMeta, Path]]:
         files |= texts
     if not files:
         raise SchemaError(f"no episode (ID.mp4 with ID.json) in {[str(f) for f in folders]}")
-    for key, path in sorted(files.items()):
-        meta = from_json(path.read_bytes(), str(path))
-        if meta.id != key:
-            raise SchemaError(f"{path}: names the id {meta.id!r}; file name and id have to agree")
-        yield meta, path.with_suffix(".mp4")
+    return dict(sorted(files.items()))
+
+
+def find_episodes(folders: list[Path]) -> Iterator[tuple[EpisodeMeta, Path]]:
+    """Go through folders of episodes in the order of their ids.
+
+    Yields:
+        the metadata and the video's path.
+
+    Raises:
+        SchemaError: as `episode_files`; a JSON that breaks the schema or names another id.
+    """
+    for path in episode_files(folders).values():
+        yield read_meta(path), path.with_suffix(".mp4")
+
+
+def read_meta(path: Path) -> EpisodeMeta:
+    """Read the JSON of one episode.
+
+    Raises:
+        SchemaError: it breaks the schema or names another id than its file.
+    """
+    meta = from_json(path.read_bytes(), str(path))
+    if meta.id != path.stem:
+        raise SchemaError(f"{path}: names the id {meta.id!r}; file name and id have to agree")
+    return meta
 
 
 def settings_hash(settings: dict[str, object]) -> str:
