@@ -60,7 +60,7 @@ class Duplicates:
 
     Args:
         dropped: episode to the kept one of its split that it repeats.
-        across: pairs of episodes of two splits.
+        across: pairs of episodes of two splits; of many copies in a split one is named.
     """
 
     dropped: dict[str, str]
@@ -114,6 +114,9 @@ def dedup(
         )
     if on_duplicate == "drop":
         _place([files[key] for key in unique], out)
+        for key in found.dropped:  # placed by a run that did not know its twin yet
+            (out / f"{key}.json").unlink(missing_ok=True)
+            (out / f"{key}.mp4").unlink(missing_ok=True)
     return summary
 
 
@@ -150,28 +153,40 @@ def find_duplicates(
     if not len(keys):
         return Duplicates({}, [])
     # Equal codes (a thousand copies of one video) are one row of the search.
-    rows, first, group = np.unique(codes, axis=0, return_index=True, return_inverse=True)
-    near = near_pairs(rows, int(settings.max_bits * codes.shape[1]))
-    members: dict[int, list[int]] = {}
-    for index, row in enumerate(group.ravel().tolist()):
-        members.setdefault(row, []).append(index)
-    neighbours: dict[int, list[int]] = {row: [row] for row in members}
-    for a, b in near.tolist():
+    rows, inverse = np.unique(codes, axis=0, return_inverse=True)
+    group: list[int] = inverse.ravel().tolist()
+    near = near_pairs(rows, int(settings.max_bits * codes.shape[1])).tolist()
+    first: dict[int, dict[str, int]] = {}
+    for index, row in enumerate(group):
+        first.setdefault(row, {}).setdefault(splits[index], index)
+    pairs = {
+        (min(i, j), max(i, j))
+        for a, b in [*near, *((row, row) for row in first)]
+        for split, i in first[a].items()
+        for other, j in first[b].items()
+        if split != other
+    }
+    across = [(keys[i], keys[j]) for i, j in sorted(pairs)]
+    return Duplicates(_repeats(keys, splits, group, near), across)
+
+
+def _repeats(
+    keys: Sequence[str], splits: Sequence[str], group: list[int], near: list[list[int]]
+) -> dict[str, str]:
+    """Go through the episodes and drop each that is near to a kept one of its split."""
+    neighbours: dict[int, list[int]] = {row: [row] for row in group}
+    for a, b in near:
         neighbours[a].append(b)
         neighbours[b].append(a)
+    kept: dict[tuple[int, str], str] = {}
     dropped: dict[str, str] = {}
-    across: list[tuple[str, str]] = []
-    kept: dict[int, dict[str, int]] = {}
-    for index, row in enumerate(group.ravel().tolist()):
-        for other in neighbours[row]:
-            for split, twin in kept.get(other, {}).items():
-                if split != splits[index]:
-                    across.append((keys[twin], keys[index]))
-                else:
-                    dropped.setdefault(keys[index], keys[twin])
-        if keys[index] not in dropped:
-            kept.setdefault(row, {})[splits[index]] = index
-    return Duplicates(dropped, across)
+    for key, split, row in zip(keys, splits, group, strict=True):
+        twins = [kept[other, split] for other in neighbours[row] if (other, split) in kept]
+        if twins:
+            dropped[key] = min(twins)
+        else:
+            kept[row, split] = key
+    return dropped
 
 
 def _place(files: list[Path], out: Path) -> None:
