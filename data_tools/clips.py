@@ -34,7 +34,10 @@ def pictures_of(path: Path) -> Iterator[av.VideoFrame]:
                 raise Skip(UNREADABLE, "no video stream")
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
-            yield from container.decode(stream)
+            for number, picture in enumerate(container.decode(stream)):
+                if picture.is_corrupt:  # FFmpeg paints over what it cannot read, and goes on
+                    raise Skip(UNREADABLE, f"frame {number} is damaged")
+                yield picture
     except av.error.FFmpegError as error:
         raise Skip(UNREADABLE, f"{path.name}: {error.strerror}") from error
 

@@ -22,6 +22,9 @@ from typing import Any, Literal
 from sfv.files import write_json
 
 HEADER = "journal.json"
+SYNC_EVERY_S = 1.0
+"""Seconds of work that a power failure may cost: what it loses is done again."""
+
 Role = Literal["driver", "worker"]
 
 
@@ -67,14 +70,17 @@ class Writer:
         name = f"{role}-{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._file = os.open(folder / f"{name}.jsonl", flags, 0o644)
+        self._synced = 0.0
         self.trace = os.open(folder / f"{name}.trace", flags, 0o644)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write one line and wait until it is on disk."""
+        """Hand one line to the kernel, where it survives this process; sync the disk now and then."""
         rest = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
         while rest:
             rest = rest[os.write(self._file, rest) :]
-        os.fsync(self._file)
+        if time.monotonic() > self._synced + SYNC_EVERY_S:
+            os.fsync(self._file)
+            self._synced = time.monotonic()
 
 
 @lru_cache(maxsize=4)
@@ -103,13 +109,12 @@ class Journal:
         self._offsets: dict[Path, int] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(folder)
-        plain: dict[str, Any] = json.loads(json.dumps(owner))
-        header = folder / HEADER
-        if header.exists():
-            _check_owner(header, plain, resume)
-        else:
-            write_json(header, plain)
-        self.refresh()
+        try:
+            _claim(folder / HEADER, json.loads(json.dumps(owner)), resume)
+            self.refresh()
+        except BaseException:
+            os.close(self._lock)
+            raise
         # A worker of an earlier driver died with it; that says nothing about its item.
         self.starts = {
             key: [start for start in starts if start.role == "driver"]
@@ -195,7 +200,11 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def _check_owner(header: Path, owner: dict[str, Any], resume: bool) -> None:
+def _claim(header: Path, owner: dict[str, Any], resume: bool) -> None:
+    """Write whose journal it is, or check that it is ours."""
+    if not header.exists():
+        write_json(header, owner)
+        return
     try:
         before = json.loads(header.read_bytes())
     except ValueError as error:
