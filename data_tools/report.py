@@ -15,6 +15,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,9 +211,9 @@ def gather(episodes: list[dict[str, Any]], settings: ReportSettings) -> dict[str
         "table": [_row(*key, cells[key]) for key in sorted(cells)],
         "actions": bars(actions.most_common(TOP_ACTIONS)),
         "num_actions": len(actions),
-        "spans": bars([(f"{n} frames", spans[n]) for n in sorted(spans)][:TOP_ACTIONS]),
-        "lengths": histogram(lengths, "frames"),
-        "motion": histogram(motions, "levels"),
+        "spans": bars([(str(n), spans[n]) for n in sorted(spans)][:TOP_ACTIONS]),
+        "lengths": histogram(lengths),
+        "motion": histogram(motions),
         "num_motions": len(motions),
         "licences": bars(
             Counter(f"{e['source']} ({e['licence']})" for e in episodes).most_common()
@@ -257,16 +258,15 @@ def bars(counts: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
     return [{"label": name, "count": count, "share": count / largest} for name, count in given]
 
 
-def histogram(values: list[float], unit: str, bins: int = 12) -> list[dict[str, Any]]:
+def histogram(values: list[float], most_bins: int = 12) -> list[dict[str, Any]]:
     """Count values in equal steps."""
-    if not values:
-        return []
-    counts, edges = np.histogram(values, bins=1 if min(values) == max(values) else bins)
-    low, high = edges[:-1], edges[1:]
-    if len(counts) == 1:
-        return bars([(f"{values[0]:g} {unit}", int(counts[0]))])
+    distinct = len(set(values))
+    if distinct < 2:
+        return bars([(f"{value:.4g}", len(values)) for value in values[:1]])
+    counts, edges = np.histogram(values, bins=min(most_bins, distinct))
     return bars(
-        (f"{a:.4g} to {b:.4g} {unit}", int(n)) for a, b, n in zip(low, high, counts, strict=True)
+        (f"{low:.4g} to {high:.4g}", int(count))
+        for (low, high), count in zip(pairwise(edges), counts, strict=True)
     )
 
 

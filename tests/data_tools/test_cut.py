@@ -12,7 +12,7 @@ from data_tools.files import find_episodes
 from sfv.data.stages import decode_mp4
 from tests.data_tools.test_files import put
 
-ABOUT = "--split train --domain human --licence CC0-1.0 --workers 1".split()
+ABOUT = ["--split", "train", "--domain", "human", "--licence", "CC0-1.0", "--workers", "1"]
 
 
 def shot(seed: int, count: int, height: int = 48, width: int = 80) -> np.ndarray:

@@ -170,7 +170,7 @@ def test_a_half_written_line_is_work_not_done(tmp_path: Path) -> None:
     assert run(tmp_path, {"a": 1, "b": 2}, resume=True).from_before == 1
     assert done(tmp_path) == Counter(["1", "2", "2"])
     path.write_text("{}\n")
-    with pytest.raises(JournalError, match="is damaged .* remove that file"):
+    with pytest.raises(JournalError, match=r"is damaged .* remove that file"):
         run(tmp_path, {"a": 1, "b": 2}, resume=True)
 
 
