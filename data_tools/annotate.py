@@ -2,6 +2,8 @@
 
     python -m data_tools.annotate data/cut --out data/annotated --from poses --turn-degrees 20
     python -m data_tools.annotate data/cut --out data/annotated --from raw --rules keys.json
+    python -m data_tools.annotate data/cut --out data/annotated --from actions --relabel all \
+        --language data_tools.language:say
     python -m data_tools.annotate data/cut --out data/annotated --captioner my_module:describe
 
 The spans of the actions stay as they are (`data_tools.cut --chunk-frames` sets them); their texts
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 
 from data_tools.clips import UNLABELLED, frames_of, place_video, read_episode
 from data_tools.files import episode_files, settings_hash
+from data_tools.language import canonical
 from data_tools.motion_words import (
     WASD,
     MotionSettings,
@@ -33,12 +36,14 @@ from data_tools.motion_words import (
 )
 from data_tools.options import Run, run_of, run_tool, summarise, tool_parser
 from data_tools.work import Skip, load
-from sfv.data.schema import EpisodeMeta, Provenance, SchemaError, to_json
+from sfv.data.schema import Action, EpisodeMeta, Provenance, SchemaError, to_json
 from sfv.files import write_bytes
 from sfv.rng import seed_of
 
 VERSION = "1"
 TOOL = "data_tools.annotate"
+CAPTIONED = "captioned"
+"""What actions with a captioner's text are counted as."""
 
 Say = Callable[[str, np.random.Generator], str]
 """Puts a canonical action ("walk forward") into words; draws from the generator alone."""
@@ -46,7 +51,7 @@ Say = Callable[[str, np.random.Generator], str]
 Captioner = Callable[[NDArray[np.uint8], EpisodeMeta], Sequence[str]]
 """Gets the frames, `t height width 3`, and the metadata; returns one text for each action."""
 
-Source = Literal["poses", "raw", "captioner"]
+Source = Literal["poses", "raw", "actions", "captioner"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class AnnotateSettings:
     """What decides the texts.
 
     Args:
-        source: where they come from.
+        source: where they come from; `actions` says the canonical actions that are there anew.
         relabel: `missing` for "unlabelled" actions alone, or `all`.
         motion: thresholds for poses.
         rules: for recorded controls, in order.
@@ -129,10 +134,10 @@ def annotate_one(item: dict[str, str], given: dict[str, Any]) -> dict[str, Any]:
         for number, action in enumerate(meta.actions)
         if settings.relabel == "all" or action.text == UNLABELLED
     ]
-    texts, canonical = _texts(meta, chosen, settings, source.with_suffix(".mp4"))
+    texts, plain = _texts(meta, chosen, settings, source.with_suffix(".mp4"))
     actions = list(meta.actions)
-    for number, text in zip(chosen, texts, strict=True):
-        actions[number] = dataclasses.replace(actions[number], text=text)
+    for number, text, known in zip(chosen, texts, plain, strict=True):
+        actions[number] = _say(actions[number], text, known)
     made = settings_hash({"run": given, "of": meta.provenance.settings_hash})
     labelled = dataclasses.replace(
         meta, actions=tuple(actions), provenance=Provenance(TOOL, VERSION, made)
@@ -140,7 +145,7 @@ def annotate_one(item: dict[str, str], given: dict[str, Any]) -> dict[str, Any]:
     text = to_json(labelled if chosen else meta)
     place_video(source.with_suffix(".mp4"), out / f"{meta.id}.mp4")
     write_bytes(out / f"{meta.id}.json", text.encode())
-    return {"labelled": Counter(canonical), "left": len(meta.actions) - len(chosen)}
+    return {"labelled": Counter(plain), "left": len(meta.actions) - len(chosen)}
 
 
 def _texts(
@@ -151,7 +156,7 @@ def _texts(
         return [], []
     if settings.captioner is not None:
         texts = _captions(meta, load(settings.captioner), video)
-        return [texts[number] for number in chosen], ["captioned"] * len(chosen)
+        return [texts[number] for number in chosen], [CAPTIONED] * len(chosen)
     parts = [_moves(meta, number, settings) for number in chosen]
     say: Say = load(settings.language) if settings.language else plainly
     texts = []
@@ -159,6 +164,14 @@ def _texts(
         rng = np.random.default_rng(seed_of(settings.seed, "annotate", meta.id, number))
         texts.append(" and ".join(say(move, rng) for move in moves))
     return texts, [" and ".join(moves) for moves in parts]
+
+
+def _say(action: Action, text: str, plain: str) -> Action:
+    """Put a text to an action; varied words keep the canonical one beside them, as collectors do."""
+    raw = action.raw
+    if text != plain and plain != CAPTIONED and isinstance(raw, dict | None):
+        raw = {**(raw or {}), "action": plain}
+    return dataclasses.replace(action, text=text, raw=raw)
 
 
 def plainly(action: str, rng: np.random.Generator) -> str:
@@ -170,6 +183,8 @@ def _moves(meta: EpisodeMeta, number: int, settings: AnnotateSettings) -> list[s
     action = meta.actions[number]
     if settings.source == "raw":
         return from_controls(action.raw, settings.rules)
+    if settings.source == "actions":
+        return [canonical(action)]
     if meta.poses is None:
         raise Skip("no poses to tell actions from")
     return from_poses(meta.poses, action.start, action.stop, settings.motion)

@@ -92,7 +92,7 @@ def from_poses(poses: Sequence[Pose], start: int, stop: int, settings: MotionSet
     moves = {
         HEADINGS[round(heading / 90) % 4]: way / settings.move_units,
         "turn left" if turned > 0 else "turn right": abs(turned) / settings.turn_degrees,
-        "go up" if climbed > 0 else "go down": abs(climbed) / settings.climb_units,
+        "climb up" if climbed > 0 else "climb down": abs(climbed) / settings.climb_units,
     }
     found = sorted((move for move in moves if moves[move] >= 1), key=lambda m: -moves[m])
     if settings.mixed == "dominant":
@@ -147,6 +147,8 @@ def _controls(raw: Any) -> dict[str, float]:
         raise Skip("no recorded controls", f"raw is {raw!r:.80}")
     state: dict[str, float] = {}
     for name, value in raw.items():
+        if name == "action":  # the canonical text, kept beside varied words
+            continue
         if isinstance(value, int | float):
             state[name.lower()] = float(value)
         elif isinstance(value, list) and all(isinstance(key, str) for key in value):

@@ -51,7 +51,8 @@ class ReportSettings:
         clips: sample clips for each domain and split.
         clip_frames: frames of a sample clip.
         clip_height: pixels.
-        decoded: episodes of each item (shard, or 64 episodes) whose motion is measured.
+        decoded: episodes of each domain and split in each item (shard, or 64 episodes) whose motion
+            is measured.
     """
 
     clips: int = 3
@@ -97,7 +98,7 @@ def report(
 
 
 def look(item: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Read one shard or some episodes: facts of all, pictures of the first few.
+    """Read one shard or some episodes: facts of all, pictures of the first few of each kind.
 
     Raises:
         Skip: nothing of it can be read.
@@ -107,13 +108,16 @@ def look(item: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     source = _shard_episodes(item) if "shard" in item else _folder_episodes(item)
     found: list[dict[str, Any]] = []
     faults: list[str] = []
+    seen: Counter[tuple[str, str]] = Counter()
     for episode in source:
         if isinstance(episode, str):
             faults.append(episode)
             continue
         meta, frames = episode
         facts = _facts(meta)
-        if len(found) < settings.decoded and meta.encoding.kind == "video":
+        cell = (meta.domain, meta.split)
+        seen[cell] += 1
+        if seen[cell] <= settings.decoded and meta.encoding.kind != "latents":
             try:
                 facts |= _seen(np.stack(list(frames)), settings)
             except (Skip, ValueError) as error:
@@ -162,7 +166,8 @@ def _folder_episodes(item: dict[str, Any]) -> Iterator[tuple[EpisodeMeta, Frames
 
 
 def _shard_episodes(item: dict[str, Any]) -> Iterator[tuple[EpisodeMeta, Frames]]:
-    from sfv.data.shards import find_shards, read_shard
+    from sfv.data.index import find_shards
+    from sfv.data.shards import read_shard
 
     path = Path(item["shard"])
     (shard,) = find_shards(path).shards
@@ -182,7 +187,7 @@ def _shards(folder: Path) -> dict[str, dict[str, Any]]:
     present = [place for place in places if (place / "index.json").is_file()]
     if not present:
         return {}
-    from sfv.data.shards import find_shards
+    from sfv.data.index import find_shards
 
     paths = [str((p / s.name).resolve()) for p in present for s in find_shards(p).shards]
     return {path: {"shard": path} for path in paths}

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from data_tools import annotate
 from data_tools.clips import UNLABELLED
 from data_tools.files import find_episodes, write_episode
+from data_tools.language import canonical, say
 from data_tools.motion_words import (
+    HEADINGS,
+    STILL,
     WASD,
     MotionSettings,
     Rule,
@@ -49,8 +53,8 @@ def moved(forward: float, left: float, turn: float, climb: float = 0.0, yaw: flo
         ((0, 0, 40), "turn left"),
         ((0, 0, -40), "turn right"),
         ((0, 0, 300), "turn left"),
-        ((0, 0, 0, 3), "go up"),
-        ((0, 0, 0, -3), "go down"),
+        ((0, 0, 0, 3), "climb up"),
+        ((0, 0, 0, -3), "climb down"),
         ((0.9, 0, 14), "stand still"),
         ((3, 0, 60), "turn left"),
         ((5, 0, 60), "walk forward"),
@@ -166,6 +170,24 @@ def test_the_language_is_seeded(explore_walks: Path, tmp_path: Path) -> None:
     first = texts("a", 1)
     assert texts("b", 1) == first and texts("c", 2) != first
     assert {text.split()[0] for text in first} == {"please", "kindly", "do"}
+
+
+def test_walks_are_said_in_varied_words(explore_walks: Path, tmp_path: Path) -> None:
+    flags = ("--relabel", "all", "--from", "actions", "--language", "data_tools.language:say")
+    assert run(explore_walks, "--out", tmp_path, *flags) == 0
+    before = [a.text for meta, _ in find_episodes([explore_walks]) for a in meta.actions]
+    after = [a for meta, _ in find_episodes([tmp_path]) for a in meta.actions]
+    assert [canonical(action) for action in after] == before
+    assert len({action.text for action in after}) > len(set(before))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["canonical actions"] == Counter(before)
+
+
+def test_every_action_that_can_be_told_can_be_said() -> None:
+    rng = np.random.default_rng(0)
+    told = {rule.action for rule in WASD} | {*HEADINGS, STILL, "climb up", "climb down"}
+    for action in told | {"turn left", "turn right"}:
+        assert say(action, rng)
 
 
 def test_a_captioner_sees_the_frames(tmp_path: Path) -> None:
