@@ -11,9 +11,10 @@ needs the release made for the torch at hand, and FFmpeg's libraries).
 import random
 import tempfile
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from data_tools.write_shards import pack
 from sfv.data.datamodule import WindowMaker
 from sfv.data.index import ShardIndex
 from sfv.data.library import Library
-from sfv.data.plan import EpochPlan, Topology
+from sfv.data.plan import EpochPlan, Leg, Topology
 from sfv.data.schema import from_json
 from sfv.data.shards import Sample, read_shard
 from sfv.data.stages import collate, decode, decode_mp4
@@ -192,6 +193,25 @@ def index_of_many(num: int) -> dict[str, float]:
     }  # fmt: skip
 
 
+def resume_matrix(index: ShardIndex) -> dict[str, str]:
+    """Windows seen of those expected when an epoch is cut after a third and goes on elsewhere."""
+    plan = stream_of(index).plan
+    sizes = [(1, 1), (2, 2), (4, 1), (3, 5), (8, 4)]
+    found = {}
+    for before, after in product(sizes, sizes):
+        old, new = Topology(*before, BATCH), Topology(*after, BATCH)
+        leg = Leg(old, plan.steps(0, (), old) // 3)
+        seen: Counter[int] = Counter()
+        for slot in range(old.slots):
+            turns = len(range(slot % old.workers, leg.steps, old.workers))
+            seen.update(plan.share(0, (), old, slot).first(turns).tolist())
+        for slot in range(new.slots):
+            seen.update(plan.share(0, (leg,), new, slot).items.tolist())
+        twice = seen.total() - len(seen)
+        found[f"{before} to {after}"] = f"{len(seen)} of {len(plan.windows)}, {twice} twice"
+    return found
+
+
 def cases(
     index: ShardIndex, samples: list[Sample], folder: Path
 ) -> dict[str, tuple[Callable[[], Work], ...]]:
@@ -231,6 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "bytes": sum(len(sample.payload) for sample in samples),
             "windows": len(stream_of(index).plan.windows),
             "memory_megabytes": {b: peak_megabytes(index, b) for b in (1, 64, 512)},
+            "resume_matrix": resume_matrix(index),
             "many": index_of_many(20_000 if options.quick else 200_000),
         }
     write_table(options.json, rows, context)

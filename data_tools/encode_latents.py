@@ -3,7 +3,8 @@
     python -m data_tools.encode_latents --shards data/doom/shards --out data/doom/latents
 
 The default fits a PCA patch codec on frames of the training split alone and writes it beside the
-latents as `codec.safetensors`; `--codec-file` uses a codec that was fitted before.
+latents as `codec.safetensors`; `--codec-file` uses a codec that was fitted before, `--codec klvae` a
+pretrained VAE. Each latents shard holds the episodes of one video shard.
 """
 
 import argparse
@@ -11,7 +12,9 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +22,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from sfv.data.index import INDEX, ShardError, ShardIndex, find_shards
-from sfv.data.schema import SPLITS, Encoding, SchemaError
-from sfv.data.shards import Sample, read_shard, write_shards
+from data_tools.options import USER_ERRORS, Run, run_of, tool_parser
+from data_tools.parts import make_shards, write_part
+from sfv.data.index import INDEX, Shard, ShardError, ShardIndex, find_shards
+from sfv.data.schema import SPLITS, Encoding
+from sfv.data.shards import Sample, read_shard
 from sfv.data.stages import decode, encode_latents
-from sfv.models.autoencoder import PCAPatchCodec
+from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.rng import seed_of
-from sfv.types import FrameCodec
 
 CODEC_FILE = "codec.safetensors"
 
@@ -68,40 +72,80 @@ def sample_frames(
     return torch.cat(drawn)
 
 
-def encode_shards(
-    index: ShardIndex, codec: FrameCodec, out: Path, max_bytes: int = 64_000_000,
-    overwrite: bool = False, frames_per_step: int = 256,
-) -> ShardIndex:  # fmt: skip
+def encode_split(
+    index: ShardIndex, codec: dict[str, Any], out: Path, run: Run, overwrite: bool = False,
+) -> tuple[ShardIndex, list[str]]:  # fmt: skip
     """Encode one split's video shards to float16 latents shards in `out`.
 
     Args:
         index: video shards.
-        codec: its fingerprint goes into every episode and into the index.
+        codec: what `load_codec` takes; its fingerprint goes into every episode and the index.
         out: folder of this split's latents.
-        max_bytes: of one shard.
+        run: on how many workers; changes no byte.
         overwrite: replace shards that stand in `out`.
-        frames_per_step: frames encoded together; bounds memory.
+
+    Returns:
+        the index, and a message for every episode that cannot be read and was left out.
 
     Raises:
         ShardError: not video, latents that do not fit float16, shards stand there already.
     """
-    if index.kind != "video":
-        raise ShardError(f"{index.folder}: holds {index.kind}, encoding needs video shards")
+    if index.kind == "latents":
+        raise ShardError(f"{index.root}: holds {index.kind}, encoding needs video shards")
+    items = {shard.name: dataclasses.asdict(shard) for shard in index.shards}
+    settings = {"codec": codec, "source": str(index.folder.resolve())}
+    return make_shards(
+        encode_shard, items, settings, out, index.split, run, overwrite, f"encode {index.split}"
+    )
+
+
+def encode_shard(item: dict[str, Any], settings: dict[str, Any]) -> str:
+    """Encode one video shard, given as the fields of its `Shard`."""
+    shard, codec = Shard(**item), load_codec(json.dumps(settings["codec"]))
     encoding = Encoding("latents", codec.fingerprint(), "float16")
+    path = Path(settings["source"]) / shard.name
+    encoded, unreadable = [], []
+    for sample in read_shard(path, shard):
+        try:
+            video = decode(sample, str(path))
+        except ShardError as error:
+            unreadable.append(str(error))
+            continue
+        meta = dataclasses.replace(sample.meta, encoding=encoding)
+        latents = encode_video(codec, video)
+        encoded.append(Sample(meta, encode_latents(latents, meta.id)))
+    if not encoded:
+        raise ShardError(f"{path}: not one episode can be read: {unreadable}")
+    return write_part(encoded, shard.name, settings, unreadable)
 
-    def encoded() -> Iterator[Sample]:
-        bar = tqdm(total=index.num_samples, desc=f"encode {index.split}", unit="episode")
-        for sample in _samples(index):
-            latents = _encode(codec, decode(sample), frames_per_step)
-            meta = dataclasses.replace(sample.meta, encoding=encoding)
-            yield Sample(meta, encode_latents(latents, meta.id))
-            bar.update()
-        bar.close()
 
-    return write_shards(encoded(), out, index.split, max_bytes, overwrite)
+@lru_cache(maxsize=1)
+def load_codec(spec: str) -> PCAPatchCodec | KLVAECodec:
+    """Load a codec once a process.
+
+    Args:
+        spec: JSON: {"pca": FILE} or {"klvae": FOLDER}.
+    """
+    ((kind, place),) = json.loads(spec).items()
+    return PCAPatchCodec.load(place) if kind == "pca" else KLVAECodec(place)
 
 
-def reconstruction_psnr(codec: FrameCodec, frames: UInt8[Tensor, "n 3 height width"]) -> float:
+@torch.no_grad()
+def encode_video(
+    codec: PCAPatchCodec | KLVAECodec,
+    video: UInt8[Tensor, "t 3 height width"],
+    frames_per_step: int = 256,
+) -> Float[Tensor, "c t h w"]:
+    """Encode a whole video, `frames_per_step` frames together, which bounds memory."""
+    parts = [
+        codec.encode(part.float()[None] / 255)[0] for part in torch.split(video, frames_per_step)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def reconstruction_psnr(
+    codec: PCAPatchCodec | KLVAECodec, frames: UInt8[Tensor, "n 3 height width"]
+) -> float:
     """Mean over frames of the PSNR (dB) of decode(encode(frame))."""
     values = []
     for part in torch.split(frames, 256):
@@ -112,9 +156,9 @@ def reconstruction_psnr(codec: FrameCodec, frames: UInt8[Tensor, "n 3 height wid
 
 
 def encode_folder(
-    shards: Path, out: Path, codec: FrameCodec, max_bytes: int = 64_000_000, overwrite: bool = False
-) -> dict[str, ShardIndex]:
-    """Encode every split in `shards`.
+    shards: Path, out: Path, codec: dict[str, Any], run: Run, overwrite: bool = False
+) -> dict[str, tuple[ShardIndex, list[str]]]:
+    """Encode every split in `shards`; see `encode_split`.
 
     Raises:
         ShardError: no split there.
@@ -123,12 +167,14 @@ def encode_folder(
     if not splits:
         raise ShardError(f"{shards}: none of the folders {SPLITS} with {INDEX}; run write_shards")
     return {
-        split: encode_shards(find_shards(shards / split), codec, out / split, max_bytes, overwrite)
+        split: encode_split(find_shards(shards / split), codec, out / split, run, overwrite)
         for split in splits
     }
 
 
-def held_out_psnr(shards: Path, codec: FrameCodec, seed: int = 0) -> dict[str, float]:
+def held_out_psnr(
+    shards: Path, codec: PCAPatchCodec | KLVAECodec, seed: int = 0
+) -> dict[str, float]:
     """Reconstruction PSNR (dB) on 16 frames of each episode of every split but `train`."""
     held_out = [split for split in ("val", "test") if (shards / split / INDEX).is_file()]
     return {
@@ -147,54 +193,59 @@ def _samples(index: ShardIndex) -> Iterator[Sample]:
         yield from read_shard(index.folder / shard.name, shard)
 
 
-def _encode(
-    codec: FrameCodec, video: UInt8[Tensor, "t 3 height width"], frames_per_step: int
-) -> Float[Tensor, "c t h w"]:
-    parts = [
-        codec.encode(part.float()[None] / 255)[0] for part in torch.split(video, frames_per_step)
-    ]
-    return torch.cat(parts, dim=1)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m data_tools.encode_latents",
-        description="Encode video shards to latents shards with a frame codec.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    p = tool_parser("encode_latents", "Encode video shards to latents shards with a frame codec.")
     p.add_argument("--shards", type=Path, required=True, help="holds train/, val/, test/")
-    p.add_argument("--out", type=Path, required=True, help="gets the same and codec.safetensors")
-    p.add_argument("--codec", choices=("pca",), default="pca", help="codec to fit")
+    p.add_argument("--codec", choices=("pca", "klvae"), default="pca", help="pca is fitted here")
     p.add_argument("--codec-file", type=Path, help="use this fitted PCA codec instead of fitting")
+    p.add_argument("--codec-folder", type=Path, help="diffusers folder of the VAE, for klvae")
     p.add_argument("--fit-split", choices=("train",), default="train", help="where to fit")
     p.add_argument("--fit-frames", type=int, default=4096, help="frames in the fit")
     p.add_argument("--channels", type=int, default=16, help="latent channels")
     p.add_argument("--patch", type=int, default=8, help="pixels of a patch's side")
     p.add_argument("--seed", type=int, default=0, help="picks the frames of the fit")
-    p.add_argument("--max-mb", type=float, default=64.0, help="size of a shard, 10^6 bytes")
     p.add_argument("--overwrite", action="store_true", help="replace shards in --out")
     return p
+
+
+def codec_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Find or fit the codec; returns what `load_codec` takes.
+
+    Raises:
+        ValueError: klvae without its folder.
+        ShardError: no training shards to fit on.
+    """
+    if args.codec == "klvae":
+        if args.codec_folder is None:
+            raise ValueError("--codec klvae needs --codec-folder, a diffusers folder with vae/")
+        return {"klvae": str(args.codec_folder.resolve())}
+    own = (args.out / CODEC_FILE).resolve()
+    given = args.codec_file or (own if args.resume and own.is_file() else None)
+    if given is None:
+        train = find_shards(args.shards / args.fit_split)
+        codec = fit_codec(train, args.channels, args.patch, args.fit_frames, args.seed)
+    else:
+        codec = PCAPatchCodec.load(given)
+    if given != own:
+        codec.save(own)
+    return {"pca": str(own)}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
     args = parser().parse_args(argv)
     try:
-        if args.codec_file:
-            codec = PCAPatchCodec.load(args.codec_file)
-        else:
-            train = find_shards(args.shards / args.fit_split)
-            codec = fit_codec(train, args.channels, args.patch, args.fit_frames, args.seed)
-        max_bytes = int(args.max_mb * 1e6)
-        indices = encode_folder(args.shards, args.out, codec, max_bytes, args.overwrite)
-        codec.save(args.out / CODEC_FILE)
+        spec = codec_of(args)
+        made = encode_folder(args.shards, args.out, spec, run_of(args), args.overwrite)
+        codec = load_codec(json.dumps(spec))
         report = {
             "codec": codec.fingerprint(),
-            "episodes": {split: index.num_samples for split, index in indices.items()},
+            "episodes": {split: index.num_samples for split, (index, _) in made.items()},
+            "left out": {split: messages for split, (_, messages) in made.items() if messages},
             "reconstruction psnr dB": held_out_psnr(args.shards, codec, args.seed),
         }
-    except (SchemaError, ShardError, ValueError, OSError) as error:
+    except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps(report, indent=1))

@@ -29,7 +29,13 @@ def decode_mp4(content: bytes, where: str = "video") -> UInt8[np.ndarray, "t hei
         with av.open(io.BytesIO(content)) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
-            frames = [_rgb(frame) for frame in container.decode(stream)]
+            frames: list[UInt8[np.ndarray, "height width 3"]] = []
+            for frame in container.decode(stream):
+                if frame.is_corrupt:  # FFmpeg hides a hole in the file by guessing
+                    raise ShardError(
+                        f"{where}: frame {len(frames)} is damaged; collect or convert the episode again"
+                    )
+                frames.append(_rgb(frame))
     except (av.error.FFmpegError, IndexError) as error:
         raise ShardError(
             f"{where}: unreadable video ({error}); collect or convert the episode again"

@@ -103,14 +103,14 @@ def _collect(settings: DemoSettings) -> Stage:
 def _shard(episodes: Path) -> Stage:
     def run(part: Path) -> None:
         folders = [str(episodes / split) for split in ("train", "val", "test")]
-        _tool("write_shards", *folders, f"--out={part}")
+        _tool("write_shards", *folders, f"--out={part}", "--workers=1")
 
     return Stage("shards", "WebDataset shards", {}, run, needs=("episodes",))
 
 
 def _encode(shards: Path) -> Stage:
     def run(part: Path) -> None:
-        _tool("encode_latents", f"--shards={shards}", f"--out={part}", "--fit-split=train")
+        _tool("encode_latents", f"--shards={shards}", f"--out={part}", "--workers=1")
 
     return Stage(
         "latents", "fit the frame codec on the train split and encode", {}, run, needs=("shards",)

@@ -34,4 +34,6 @@ def test_the_benchmark_writes_its_table(tmp_path: Path, monkeypatch: pytest.Monk
         "against the decode bound", "against plain WebDataset", "resume against replay",
     }  # fmt: skip
     assert table["context"]["windows"] == 6 * 25
+    matrix = table["context"]["resume_matrix"]
+    assert len(matrix) == 25 and set(matrix.values()) == {"150 of 150, 0 twice"}
     assert table["context"]["many"]["windows"] == 20_000 * 26

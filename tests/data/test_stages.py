@@ -55,6 +55,14 @@ def test_an_unreadable_video_is_named(content: bytes) -> None:
         decode(sample, "t-3.tar")
 
 
+def test_a_video_with_a_hole_is_named() -> None:
+    sample = video_sample("a-007", 12)
+    hole = len(sample.payload) // 2
+    content = sample.payload[:hole] + bytes(200) + sample.payload[hole + 200 :]
+    with pytest.raises(ShardError, match=r"a-007: (frame \d+ is damaged|unreadable video)"):
+        decode(Sample(sample.meta, content))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -23,7 +23,7 @@ def shards(
 @pytest.fixture(scope="module")
 def latents(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("latents")
-    args = f"--shards {shards} --out {folder} --channels 12 --patch 4 --fit-frames 80"
+    args = f"--shards {shards} --out {folder} --channels 12 --patch 4 --fit-frames 80 --workers 1"
     assert encode_latents.main(args.split()) == 0
     return folder
 
@@ -70,7 +70,7 @@ def test_a_given_codec_is_used_as_it_is(
     shards: Path, latents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codec = latents / "codec.safetensors"
-    args = f"--shards {shards} --out {tmp_path} --codec-file {codec}"
+    args = f"--shards {shards} --out {tmp_path} --codec-file {codec} --workers 1"
     assert encode_latents.main(args.split()) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["codec"] == PCAPatchCodec.load(codec).fingerprint()
@@ -90,7 +90,7 @@ def test_shards_of_latents_are_not_encoded_twice(
     latents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codec = latents / "codec.safetensors"
-    args = f"--shards {latents} --out {tmp_path} --codec-file {codec}"
+    args = f"--shards {latents} --out {tmp_path} --codec-file {codec} --workers 1"
     assert encode_latents.main(args.split()) == 2
     assert "holds latents, encoding needs video shards" in capsys.readouterr().err
 
@@ -98,5 +98,10 @@ def test_shards_of_latents_are_not_encoded_twice(
 def test_an_empty_folder_says_what_to_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert encode_latents.main(["--shards", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
+    assert (
+        encode_latents.main(
+            ["--shards", str(tmp_path), "--out", str(tmp_path / "x"), "--workers=1"]
+        )
+        == 2
+    )
     assert "write_shards makes the folder" in capsys.readouterr().err
