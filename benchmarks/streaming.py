@@ -8,7 +8,6 @@ LitData and torchcodec are measured where they are installed (`pip install --no-
 needs the release made for the torch at hand, and FFmpeg's libraries).
 """
 
-import random
 import tempfile
 import tracemalloc
 from collections import Counter
@@ -33,7 +32,7 @@ from sfv.data.schema import from_json
 from sfv.data.shards import Sample, read_shard
 from sfv.data.stages import collate, decode, decode_mp4
 from sfv.data.stream import BatchStream
-from sfv.data.windows import Bucket, cut_table, windows
+from sfv.data.windows import Bucket, Window, cut_table, windows
 
 EPISODES, QUICK_EPISODES, CHUNKS, SIZE = 48, 6, 26, 64
 BUCKET: Bucket = (8, 8)
@@ -80,16 +79,17 @@ def decode_bound(samples: Sequence[Sample]) -> Work:
 
 def batches(samples: Iterator[Sample]) -> Iterator[dict[str, Any]]:
     """What users of plain loaders write: decode, cut, a shuffle buffer, batches."""
-    draw, held, ready = random.Random(0), [], []
+    draw = np.random.default_rng(0)
+    held: list[Window] = []
+    ready: list[Window] = []
     for sample in samples:
         held += windows(sample.meta, decode(sample), *BUCKET)
         while len(held) > BUFFER:
-            ready.append(held.pop(draw.randrange(len(held))))
+            ready.append(held.pop(int(draw.integers(len(held)))))
             if len(ready) == BATCH:
                 yield dict(collate(ready))
                 ready = []
-    draw.shuffle(held)
-    ready += held
+    ready += [held[i] for i in draw.permutation(len(held))]
     for start in range(0, len(ready), BATCH):
         yield dict(collate(ready[start : start + BATCH]))
 
