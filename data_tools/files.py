@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -14,23 +16,68 @@ from sfv.data.schema import EpisodeMeta, SchemaError, from_json, to_json
 from sfv.files import write_bytes
 
 VIDEO_CODEC = "libx264rgb"
-_VIDEO_OPTIONS = {"qp": "0", "preset": "ultrafast"}
 
 
-def encode_mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
-    """Encode losslessly: decoding gives back every byte, so the file never caps a PSNR.
+@dataclass(frozen=True)
+class Quality:
+    """How a video is encoded.
 
     Args:
-        frames: `t height width 3`, RGB.
-        fps: a whole number of frames a second, at least 1.
+        codec: FFmpeg's name of the encoder; goes into the metadata of an episode.
+        pix_fmt: pixel format that the encoder gets.
+        options: of the encoder, (name, value).
     """
+
+    codec: str
+    pix_fmt: str
+    options: tuple[tuple[str, str], ...]
+
+
+LOSSLESS = Quality(VIDEO_CODEC, "rgb24", (("qp", "0"), ("preset", "ultrafast")))
+"""Decoding gives back every byte, so the file never caps a PSNR. For simulators."""
+
+
+def h264(crf: int = 18) -> Quality:
+    """Lossy H.264 (yuv420p) for camera video, whose noise makes lossless files huge.
+
+    Args:
+        crf: constant rate factor, 0 (best) to 51; 18 is hard to tell from the source.
+
+    Raises:
+        ValueError: a crf out of range.
+    """
+    if not 0 <= crf <= 51:
+        raise ValueError(f"crf {crf}: allowed are 0 (best) to 51 (smallest)")
+    return Quality("libx264", "yuv420p", (("crf", str(crf)), ("preset", "medium")))
+
+
+def encode_mp4(
+    frames: Iterable[NDArray[np.uint8]], fps: float, quality: Quality = LOSSLESS
+) -> bytes:
+    """Encode frames one by one.
+
+    Args:
+        frames: each `height width 3`, RGB; an array `t height width 3` or an iterator.
+        fps: a whole number of frames a second, at least 1.
+        quality: `LOSSLESS` or `h264(crf)`; the latter needs an even height and width.
+
+    Raises:
+        ValueError: no frame, or an odd size with yuv420p.
+    """
+    left = iter(frames)
+    first = next(left, None)
+    if first is None:
+        raise ValueError("no frame to encode: an episode has at least one")
+    height, width = first.shape[:2]
+    if quality.pix_fmt == "yuv420p" and (height % 2 or width % 2):
+        raise ValueError(f"frames of {height}x{width}: h264 needs an even height and width")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream(VIDEO_CODEC, rate=round(fps), options=_VIDEO_OPTIONS)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "rgb24"
+        stream = container.add_stream(quality.codec, rate=round(fps), options=dict(quality.options))
+        stream.height, stream.width = height, width
+        stream.pix_fmt = quality.pix_fmt
         stream.thread_count = 1
-        for frame in frames:
+        for frame in itertools.chain([first], left):
             for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode():

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.files import encode_mp4, find_episodes, settings_hash, write_episode
+from data_tools.files import encode_mp4, find_episodes, h264, settings_hash, write_episode
 from sfv.data.schema import SchemaError
 from sfv.data.stages import decode_mp4
 from sfv.files import write_bytes
@@ -21,6 +21,33 @@ def test_mp4_is_lossless_for_any_even_size() -> None:
     for height, width in ((16, 24), (64, 64), (18, 30)):
         frames = np.random.default_rng(0).integers(0, 256, (5, height, width, 3), dtype=np.uint8)
         assert np.array_equal(decode_mp4(encode_mp4(frames, 8.0)), frames)
+
+
+def test_frames_may_come_one_by_one() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), dtype=np.uint8)
+    assert encode_mp4(iter(frames), 8.0) == encode_mp4(frames, 8.0)
+
+
+def test_h264_is_smaller_and_close() -> None:
+    """Camera video: smooth pictures with noise, as a sensor makes it."""
+    noise = np.random.default_rng(0).normal(0, 6, (8, 48, 64, 3))
+    smooth = np.linspace(40, 200, 64)[None, None, :, None]
+    frames = (smooth + noise).clip(0, 255).astype(np.uint8)
+    exact, small, smaller = (encode_mp4(frames, 8.0, *q) for q in ((), (h264(),), (h264(40),)))
+    assert len(smaller) < len(small) < len(exact) / 2
+    for content, most in ((small, 8.0), (smaller, 12.0)):
+        decoded = decode_mp4(content)
+        assert decoded.shape == frames.shape
+        assert 0 < np.abs(decoded.astype(float) - frames).mean() < most
+
+
+def test_what_cannot_be_encoded_is_named() -> None:
+    with pytest.raises(ValueError, match="no frame to encode"):
+        encode_mp4(iter([]), 8.0)
+    with pytest.raises(ValueError, match="frames of 15x24: h264 needs an even height"):
+        encode_mp4(np.zeros((2, 15, 24, 3), dtype=np.uint8), 8.0, h264())
+    with pytest.raises(ValueError, match=r"crf 52: allowed are 0 \(best\) to 51"):
+        h264(52)
 
 
 def test_episodes_are_found_in_the_order_of_their_ids(tmp_path: Path) -> None:
