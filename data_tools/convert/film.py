@@ -166,10 +166,12 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
         raise BadInput(f"video file is missing: {path.name}")
     try:
         # Opened here, not by FFmpeg: a name that looks like an address is never followed.
-        with path.open("rb") as file, av.open(file) as container:
+        with path.open("rb") as file, av.open(file, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise BadInput(f"file without a video stream: {path.name}")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise BadInput(f"video with a codec that is not known: {path.name}")
             stream.codec_context.thread_count = 1
             if max(stream.height, stream.width) > MAX_SIDE:
                 raise BadInput(f"video larger than {MAX_SIDE} pixels a side: {path.name}")

@@ -156,3 +156,26 @@ def test_faults_of_a_folder_of_pictures_are_named(tmp_path: Path) -> None:
     (tmp_path / "a1.png").write_bytes(b"no picture")
     with pytest.raises(BadInput, match=r"damaged: a1\.png"):
         take(tmp_path, [0.0], picture_fps=5.0)
+
+
+def test_damage_is_never_more_than_bad_input(tmp_path: Path) -> None:
+    """Bytes changed at random: some hit the codec's name, a text's encoding, a size or the pictures."""
+    content = write_film(tmp_path / "a.mp4", 12, fps=10, size=(16, 24)).read_bytes()
+    rng, outcomes = np.random.default_rng(0), set()
+    for _ in range(150):
+        damaged = bytearray(content)
+        for place in rng.integers(len(content), size=8):
+            damaged[place] = rng.integers(256)
+        (tmp_path / "b.mp4").write_bytes(damaged)
+        recording = Recording("a", "s", tmp_path / "b.mp4")
+        try:
+            times = [i / 5 for i in range(min(5, int(duration(recording) * 5)))]
+            list(frames_at(recording, times, Shape(8, 8)))
+            outcomes.add("fine")
+        except BadInput as error:
+            outcomes.add(str(error).partition(": ")[0])
+    assert {
+        "fine",
+        "video with a codec that is not known",
+        "video cannot be read or is damaged",
+    } <= outcomes
