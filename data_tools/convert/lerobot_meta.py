@@ -1,6 +1,8 @@
 """The tables of a LeRobot data set, versions 2.0, 2.1 and 3.0: where each episode's data lie."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,11 +119,12 @@ def read_rows(episode: Episode, columns: list[str]) -> dict[str, list[Any]]:
         BadInput: the file cannot be read, lacks a column or the episode.
     """
     names = ["episode_index", "frame_index", *columns]
-    table = _table(episode.data, names, [("episode_index", "=", episode.index)])
-    if table.num_rows == 0:
+    table = _table(episode.data, names, episode.index)
+    if not table["episode_index"]:
         raise BadInput(f"data file without the episode: {episode.data.name}, {episode.index}")
-    table = table.sort_by("frame_index")
-    return {name: table.column(name).to_pylist() for name in names}
+    frames = [whole(frame, "frame_index") for frame in table["frame_index"]]
+    order = sorted(range(len(frames)), key=frames.__getitem__)
+    return {name: [table[name][row] for row in order] for name in names}
 
 
 def fill(template: object, fields: dict[str, int | str], root: Path) -> Path:
@@ -178,13 +181,12 @@ def _tasks_v2(root: Path) -> dict[int, str]:
 
 def _tasks_v3(root: Path) -> dict[int, str]:
     """Task texts are the table's pandas index: a column `task`, or one without a name in early files."""
-    table = _table(root / "meta" / "tasks.parquet", None, None)
-    name = next((n for n in ("task", "__index_level_0__") if n in table.column_names), None)
-    if name is None or "task_index" not in table.column_names:
-        raise BadInput(f"tasks.parquet lacks task_index or task: it has {table.column_names}")
-    numbers = table.column("task_index").to_pylist()
-    texts = table.column(name).to_pylist()
-    return {whole(n, "task_index"): str(t) for n, t in zip(numbers, texts, strict=True)}
+    table = _table(root / "meta" / "tasks.parquet", None)
+    name = next((n for n in ("task", "__index_level_0__") if n in table), None)
+    if name is None or "task_index" not in table:
+        raise BadInput(f"tasks.parquet lacks task_index or task: it has {list(table)}")
+    pairs = zip(table["task_index"], table[name], strict=True)
+    return {whole(number, "task_index"): str(text) for number, text in pairs}
 
 
 def _rows_v2(root: Path) -> list[dict[str, Any]]:
@@ -198,7 +200,8 @@ def _rows_v3(root: Path) -> list[dict[str, Any]]:
         raise BadInput(f"no episode table: {root / 'meta' / 'episodes'} holds no */*.parquet")
     for path in paths:
         names = [name for name in _columns(path) if not name.startswith("stats/")]
-        rows += _table(path, names, None).to_pylist()
+        table = _table(path, names)
+        rows += [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
     return sorted(rows, key=lambda row: str(row.get("episode_index", "")).zfill(12))
 
 
@@ -251,29 +254,45 @@ def _texts(tasks: object) -> tuple[str, ...]:
 
 
 def _columns(path: Path) -> list[str]:
-    pq = _parquet()
-    try:
-        return list(pq.ParquetFile(path).schema_arrow.names)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BadInput(
-            f"parquet file cannot be read: {path.name} ({_first_line(error)})"
-        ) from error
+    with _opened(path) as file:
+        return list(file.schema_arrow.names)
 
 
 def _table(
-    path: Path, columns: list[str] | None, filters: list[tuple[str, str, int]] | None
-) -> Any:
-    """Read some columns of some rows, as an arrow table."""
-    have = _columns(path)
-    missing = [name for name in columns or () if name not in have]
-    if missing:
-        raise BadInput(f"parquet file lacks the column {missing[0]!r}: {path.name} has {have}")
+    path: Path, columns: list[str] | None, episode: int | None = None
+) -> dict[str, list[Any]]:
+    """Read columns of a table.
+
+    Args:
+        path: the file.
+        columns: None reads all.
+        episode: gives only the rows of this episode.
+    """
+    with _opened(path) as file:
+        have = list(file.schema_arrow.names)
+        missing = [name for name in columns or () if name not in have]
+        if missing:
+            raise BadInput(f"parquet file lacks the column {missing[0]!r}: {path.name} has {have}")
+        # One thread and no filter while reading: pyarrow then neither hangs nor ends the process
+        # when the file is damaged.
+        table = file.read(columns=columns, use_threads=False)
+        if episode is not None:
+            table = table.filter(_compute().equal(table.column("episode_index"), episode))
+        return {name: table.column(name).to_pylist() for name in columns or have}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a parquet file; the reader's errors become `BadInput` while it is open."""
+    pq = _parquet()
     try:
-        return _parquet().read_table(path, columns=columns, filters=filters)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BadInput(
-            f"parquet file cannot be read: {path.name} ({_first_line(error)})"
-        ) from error
+        with pq.ParquetFile(path) as file:
+            yield file
+    except BadInput:
+        raise
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"parquet file cannot be read: {path.name} ({first})") from error
 
 
 def _parquet() -> Any:
@@ -285,5 +304,7 @@ def _parquet() -> Any:
     return pq
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _compute() -> Any:
+    import pyarrow.compute as compute
+
+    return compute
