@@ -26,6 +26,7 @@ from data_tools.convert.recording import (
     Skip,
     Source,
     read_json,
+    skip_of,
 )
 from data_tools.convert.timeline import Layout, Stretch, lay_out
 from data_tools.files import encode_mp4, write_episode
@@ -144,7 +145,7 @@ def _assigned(
         try:
             split = split_of(recording, splits, source.scene_hint)
         except NotWanted as error:
-            rows.append(_skipped(_skip(recording.key, error, fault=False)))
+            rows.append(_skipped(skip_of(recording.key, error, fault=False)))
             continue
         if recording.split not in (None, split):
             detail = f"{recording.split}, {split}"
@@ -206,7 +207,7 @@ def convert_one(job: Job) -> Row:
             raise NotWanted(f"no episode long enough: {_counts(left_out)}")
         videos = [_encode(job, stretch) for stretch in stretches]
     except (BadInput, NotWanted) as error:
-        return _skipped(_skip(recording.key, error, isinstance(error, BadInput)))
+        return _skipped(skip_of(recording.key, error, isinstance(error, BadInput)))
     metas = [_meta(job, stretch, index) for index, stretch in enumerate(stretches)]
     for meta, video in zip(metas, videos, strict=True):
         write_episode(job.folder, meta, video)
@@ -260,12 +261,6 @@ def file_name(key: str) -> str:
 
 def _row_path(job: Job) -> Path:
     return job.folder / ROWS / f"{file_name(job.recording.key)}.json"
-
-
-def _skip(key: str, error: Exception, fault: bool) -> Skip:
-    """Reasons are written "what is wrong: which and where"; the first part is counted."""
-    reason, _, detail = str(error).partition(": ")
-    return Skip(key, reason, detail, fault)
 
 
 def _skipped(skip: Skip) -> Row:

@@ -30,6 +30,7 @@ from data_tools.convert.recording import (
     read_csv,
     read_json,
     read_text,
+    skip_of,
 )
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import SPLITS
@@ -70,8 +71,7 @@ def find(annotations: Path, videos: Path, info: Path | None, lists: Path | None)
                 raise BadInput(f"video file is missing: {stem}")
             spans = _spans(row)
         except BadInput as error:
-            reason, _, detail = str(error).partition(": ")
-            skips.append(Skip(key, reason, detail))
+            skips.append(skip_of(key, error))
             continue
         if stem in seen:
             skips.append(Skip(key, _OTHER_ROW, stem, fault=False))

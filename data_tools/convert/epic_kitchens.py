@@ -23,6 +23,7 @@ from data_tools.convert.recording import (
     inside,
     need_dir,
     read_csv,
+    skip_of,
 )
 from data_tools.convert.timeline import Layout
 
@@ -58,8 +59,7 @@ def find(annotations: list[Path], videos: Path) -> Source:
             try:
                 span = _span(row)
             except BadInput as error:
-                reason, _, detail = str(error).partition(": ")
-                skips.append(Skip(key, reason, detail))
+                skips.append(skip_of(key, error))
                 continue
             spans.setdefault(row["video_id"], []).append(span)
             kitchens.setdefault(row["video_id"], row["participant_id"])
@@ -68,8 +68,7 @@ def find(annotations: list[Path], videos: Path) -> Source:
         try:
             path = _video(videos, kitchens[video], video)
         except BadInput as error:
-            reason, _, detail = str(error).partition(": ")
-            skips.append(Skip(f"video {video}", reason, detail))
+            skips.append(skip_of(f"video {video}", error))
             continue
         recordings.append(Recording(video, kitchens[video], path, payload=tuple(found)))
     return Source(

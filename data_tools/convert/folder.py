@@ -26,6 +26,7 @@ from data_tools.convert.recording import (
     number,
     read_csv,
     read_jsonl,
+    skip_of,
 )
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import DOMAINS, ID_PATTERN
@@ -47,40 +48,22 @@ def find(root: Path, name: str, domain: str, licence: str, picture_fps: float) -
         raise SetupError(f"--name {name!r}: allowed are letters, digits, '_' and '-'")
     if not picture_fps > 0:
         raise SetupError(f"--picture-fps {picture_fps}: allowed are numbers above 0")
-    spans: dict[str, list[Span]] = {}
-    scenes: dict[str, str] = {}
-    skips = []
-    for index, row in enumerate(_rows(root), 1):
-        try:
-            video, scene = _text(row, "video", index), _text(row, "scene", index)
-            if scenes.setdefault(video, scene) != scene:
-                raise BadInput(f"video in two scenes: {video!r} in {scenes[video]!r} and {scene!r}")
-            spans.setdefault(video, []).append(_span(row, index))
-        except BadInput as error:
-            reason, _, detail = str(error).partition(": ")
-            skips.append(Skip(f"row {index}", reason, detail))
+    found, skips = _annotated(root)
     recordings = []
-    for video, found in sorted(spans.items()):
+    for video, (scene, spans) in sorted(found.items()):
         try:
             path = inside(root, video, "column video")
             if not path.exists():
                 raise BadInput(f"video file is missing: {video}")
         except BadInput as error:
-            reason, _, detail = str(error).partition(": ")
-            skips.append(Skip(f"video {video}", reason, detail))
+            skips.append(skip_of(f"video {video}", error))
             continue
-        recordings.append(
-            Recording(
-                key=str(Path(video).with_suffix("")),
-                scene=scenes[video],
-                video=path,
-                picture_fps=picture_fps if path.is_dir() else None,
-                payload=tuple(found),
-            )
-        )
+        fps = picture_fps if path.is_dir() else None
+        key = str(Path(video).with_suffix(""))
+        recordings.append(Recording(key, scene, path, picture_fps=fps, payload=tuple(spans)))
     for path in sorted(root.rglob("*")):
         known = str(path.relative_to(root))
-        if path.suffix.lower() in VIDEO_SUFFIXES and known not in spans:
+        if path.suffix.lower() in VIDEO_SUFFIXES and known not in found:
             skips.append(Skip(f"video {known}", "video without an action", fault=False))
     return Source(
         name=name,
@@ -97,6 +80,23 @@ def find(root: Path, name: str, domain: str, licence: str, picture_fps: float) -
 def read_details(recording: Recording, layout: Layout) -> Details:
     """Give the rows of one video."""
     return Details(recording.payload)
+
+
+def _annotated(root: Path) -> tuple[dict[str, tuple[str, list[Span]]], list[Skip]]:
+    """Scene and actions of each video, and the rows that cannot be used."""
+    found: dict[str, tuple[str, list[Span]]] = {}
+    skips = []
+    for index, row in enumerate(_rows(root), 1):
+        try:
+            video, scene = _text(row, "video", index), _text(row, "scene", index)
+            span = _span(row, index)
+            first, spans = found.setdefault(video, (scene, []))
+            if first != scene:
+                raise BadInput(f"video in two scenes: {video!r} in {first!r} and {scene!r}")
+            spans.append(span)
+        except BadInput as error:
+            skips.append(skip_of(f"row {index}", error))
+    return found, skips
 
 
 def _rows(root: Path) -> list[dict[str, Any]]:

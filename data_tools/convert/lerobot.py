@@ -20,11 +20,11 @@ from data_tools.convert.recording import (
     Recording,
     Samples,
     SetupError,
-    Skip,
     Source,
     Span,
     compact,
     need_dir,
+    skip_of,
     whole,
 )
 from data_tools.convert.timeline import Layout
@@ -68,8 +68,7 @@ def find(
     for found in read_episodes(meta):
         if not isinstance(found, Episode):
             position, error = found
-            reason, _, detail = str(error).partition(": ")
-            skips.append(Skip(f"entry {position}", reason, detail))
+            skips.append(skip_of(f"entry {position}", error))
             continue
         recordings.append(
             Recording(

@@ -113,6 +113,12 @@ class Skip:
     fault: bool = True
 
 
+def skip_of(key: str, error: Exception, fault: bool = True) -> Skip:
+    """Skip an input for an error, whose message reads "what is wrong: where, and what was given"."""
+    reason, _, detail = str(error).partition(": ")
+    return Skip(key, reason, detail, fault)
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set as its converter found it.

@@ -23,7 +23,6 @@ from data_tools.convert.recording import (
     Recording,
     Samples,
     SetupError,
-    Skip,
     Source,
     Span,
     compact,
@@ -31,6 +30,7 @@ from data_tools.convert.recording import (
     need_dir,
     number,
     read_json,
+    skip_of,
 )
 from data_tools.convert.timeline import Layout
 
@@ -85,8 +85,7 @@ def find(export: Path, fps: float, scene_by: str, with_task: bool) -> Source:
             if not folder.is_dir():
                 raise BadInput(f"folder of pictures is missing: {key}/{given['camera']}")
         except BadInput as error:
-            reason, _, detail = str(error).partition(": ")
-            skips.append(Skip(key, reason, detail))
+            skips.append(skip_of(key, error))
             continue
         task = str(given["task"])
         scene = task if scene_by == "task" else f"{task}/variation{given['variation']}"
