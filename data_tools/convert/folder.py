@@ -59,7 +59,7 @@ def find(root: Path, name: str, domain: str, licence: str, picture_fps: float) -
             skips.append(skip_of(f"video {video}", error))
             continue
         fps = picture_fps if path.is_dir() else None
-        key = str(Path(video).with_suffix(""))
+        key = video if path.is_dir() else str(Path(video).with_suffix(""))
         recordings.append(Recording(key, scene, path, picture_fps=fps, payload=tuple(spans)))
     for path in sorted(root.rglob("*")):
         known = str(path.relative_to(root))

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data_tools import check_shards, write_shards
 from data_tools.convert import folder
 from data_tools.convert.film import Shape, frames_at
 from data_tools.convert.recording import Recording
+from sfv.data.stages import windows
 from tests.data_tools.convert.films import episodes, numbers, summary, texts, truncated, write_film
 
 TABLE = "video,start,stop,text,scene,speed\n"
@@ -61,10 +63,14 @@ def test_episodes_hold_the_frames_and_words_of_their_time(tmp_path: Path) -> Non
     assert texts(meta) == ["walk forward"] * 2 and numbers(frames) == list(range(8, 24, 2))
 
 
-def test_episodes_pass_into_shards_and_are_found_faultless(tmp_path: Path) -> None:
+def test_episodes_pass_into_shards_and_training_windows(tmp_path: Path) -> None:
     call(yard_and_street(tmp_path / "in"), tmp_path / "out")
     assert write_shards.main([str(tmp_path / "out"), "--out", str(tmp_path / "shards")]) == 0
     assert check_shards.main([str(tmp_path / "shards")]) == 0
+    meta, frames = episodes(tmp_path / "out")["mine-yard-000"]
+    video = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    cut = windows(meta, video, num_context=4, num_generated=4)
+    assert [window.action for window in cut] == ["walk forward", "turn left", "turn left"]
 
 
 def test_the_split_file_gives_scenes_to_splits(tmp_path: Path) -> None:
