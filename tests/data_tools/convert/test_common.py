@@ -13,7 +13,7 @@ from data_tools import check_shards, write_shards
 from data_tools.convert import folder
 from data_tools.convert.film import Shape, frames_at
 from data_tools.convert.recording import Recording
-from sfv.data.stages import windows
+from sfv.data.windows import windows
 from tests.data_tools.convert.films import episodes, numbers, summary, texts, truncated, write_film
 
 TABLE = "video,start,stop,text,scene,speed\n"
