@@ -30,7 +30,7 @@ from data_tools.convert.recording import (
 )
 from data_tools.convert.timeline import Layout, Stretch, lay_out
 from data_tools.files import encode_mp4, write_episode
-from sfv.data.schema import SPLITS, Encoding, EpisodeMeta, Provenance, SchemaError, Split
+from sfv.data.schema import SPLITS, Encoding, EpisodeMeta, Provenance, SchemaError, Split, to_json
 from sfv.files import write_json
 
 SUMMARY = "summary.json"
@@ -205,10 +205,11 @@ def convert_one(job: Job) -> Row:
         stretches, left_out = lay_out(details, duration(recording), job.settings.layout)
         if not stretches:
             raise NotWanted(f"no episode long enough: {_counts(left_out)}")
+        metas = [_meta(job, stretch, index) for index, stretch in enumerate(stretches)]
+        _check_json(metas)
         videos = [_encode(job, stretch) for stretch in stretches]
     except (BadInput, NotWanted) as error:
         return _skipped(skip_of(recording.key, error, isinstance(error, BadInput)))
-    metas = [_meta(job, stretch, index) for index, stretch in enumerate(stretches)]
     for meta, video in zip(metas, videos, strict=True):
         write_episode(job.folder, meta, video)
     row = {
@@ -223,6 +224,17 @@ def convert_one(job: Job) -> Row:
     }
     write_json(_row_path(job), row)
     return row
+
+
+def _check_json(metas: list[EpisodeMeta]) -> None:
+    """Refuse what a source's JSON may hold and standard JSON may not: infinity, half a character."""
+    try:
+        for meta in metas:
+            to_json(meta).encode()
+    except SchemaError:
+        raise
+    except ValueError as error:
+        raise BadInput(f"annotations hold a value that JSON cannot: {error}") from error
 
 
 def _encode(job: Job, stretch: Stretch) -> bytes:

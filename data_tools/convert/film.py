@@ -24,6 +24,8 @@ Fit = Literal["crop", "pad"]
 PICTURE_NAMES = (".png", ".jpg", ".jpeg")
 LATE = 0.1
 """Seconds that the first frame may come after the wanted moment, or the last stay on."""
+MAX_SECONDS = 7 * 24 * 3600
+"""A header that states more is broken."""
 MAX_SIDE = 16384
 """Pixels; a header that claims more is broken or made to fill the memory."""
 
@@ -54,6 +56,8 @@ def duration(recording: Recording) -> float:
     else:
         with _opened(recording.video) as (container, stream):
             length = _length(container, stream)
+        if length > MAX_SECONDS:
+            raise BadInput(f"video states a length of more than a week: {recording.video.name}")
     stop = length if recording.stop is None else min(recording.stop, length)
     if not stop > recording.start:
         raise BadInput(

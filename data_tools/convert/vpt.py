@@ -139,7 +139,7 @@ def _tick(line: dict[str, Any], name: str, index: int) -> Tick:
     keyboard, mouse = line.get("keyboard"), line.get("mouse")
     if not isinstance(keyboard, dict) or not isinstance(mouse, dict):
         raise BadInput(f"tick without keyboard or mouse: {where}")
-    keys, buttons = keyboard.get("keys"), mouse.get("buttons")
+    keys, buttons, new = keyboard.get("keys"), mouse.get("buttons"), mouse.get("newButtons")
     if not isinstance(keys, list) or not isinstance(buttons, list):
         raise BadInput(f"tick without keyboard.keys or mouse.buttons: {where}")
     held = {KEYS[key] for key in keys if isinstance(key, str) and key in KEYS}
@@ -151,7 +151,7 @@ def _tick(line: dict[str, Any], name: str, index: int) -> Tick:
         dy=number(mouse.get("dy"), f"{where} dy"),
         menu=bool(line.get("isGuiOpen", False)),
         hotbar=int(number(line.get("hotbar", 0), f"{where} hotbar")),
-        new_attack=0 in (mouse.get("newButtons") or ()),
+        new_attack=isinstance(new, list) and 0 in new,
     )
 
 

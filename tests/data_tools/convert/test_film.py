@@ -1,3 +1,4 @@
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -179,3 +180,21 @@ def test_damage_is_never_more_than_bad_input(tmp_path: Path) -> None:
         "video with a codec that is not known",
         "video cannot be read or is damaged",
     } <= outcomes
+
+
+def test_a_length_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "a.mp4", 12, fps=10)
+    content = bytearray(film.read_bytes())
+    # the time scale and the length; what a frame lasts; how much of it is shown
+    changes = (
+        (b"mdhd", 16, 1),
+        (b"mdhd", 20, 2**31 - 1),
+        (b"stts", 16, 10**8),
+        (b"elst", 12, 2**31 - 1),
+    )
+    for box, place, value in changes:
+        start = content.index(box) + place
+        content[start : start + 4] = struct.pack(">I", value)
+    film.write_bytes(content)
+    with pytest.raises(BadInput, match="states a length of more than a week"):
+        duration(Recording("a", "s", film))

@@ -118,3 +118,25 @@ def test_names_and_folders_are_checked(tmp_path, capsys) -> None:
     assert "--name 'a/b': allowed are letters" in capsys.readouterr().err
     assert call(tmp_path, tmp_path / "out", "--picture-fps", "0") == 2
     assert "--picture-fps 0.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change", [{"raw": [1e999]}, {"text": "walk \ud800"}, {"raw": {"x": float("nan")}}]
+)
+def test_what_json_cannot_hold_is_counted(tmp_path: Path, change: dict) -> None:
+    write_film(tmp_path / "in" / "a.mp4", 40, fps=10)
+    row = {"video": "a.mp4", "start": 0, "stop": 4, "text": "walk", "scene": "s", **change}
+    (tmp_path / "in" / "actions.jsonl").write_text(json.dumps(row).replace("Infinity", "1e999"))
+    assert call(tmp_path / "in", tmp_path / "out") == 1
+    assert summary(tmp_path / "out")["skipped"] == {"annotations hold a value that JSON cannot": 1}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["summary.json"]
+
+
+def test_an_action_without_an_end_in_sight_is_cut(tmp_path: Path) -> None:
+    write_film(tmp_path / "in" / "a.mp4", 40, fps=10)
+    (tmp_path / "in" / "actions.csv").write_text(
+        "video,start,stop,text,scene\na.mp4,-5,1e300,walk,s\n"
+    )
+    assert call(tmp_path / "in", tmp_path / "out") == 0
+    ((meta, _),) = episodes(tmp_path / "out").values()
+    assert meta.num_frames == 16

@@ -103,7 +103,7 @@ def test_ticks_beyond_the_film_and_frames_beyond_the_ticks_are_counted(tmp_path:
 
 def test_faults_are_counted(tmp_path: Path) -> None:
     folder = tmp_path / "in"
-    write(folder, [tick(W)] * 20, "a")
+    write(folder, [tick(W, new=0)] * 20, "a")
     for name, lines in {
         "b": '{"mouse": {}}\n', "c": "{\n", "d": "",
         "e": json.dumps(tick(dx="fast")) + "\n", "f": json.dumps({**tick(), "keyboard": {}}) + "\n",
