@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ def _texts(tasks: object) -> tuple[str, ...]:
 
 
 def _columns(path: Path) -> list[str]:
-    with _opened(path) as file:
+    with _reading(path), _parquet().ParquetFile(path) as file:
         return list(file.schema_arrow.names)
 
 
@@ -268,27 +269,33 @@ def _table(
         columns: None reads all.
         episode: gives only the rows of this episode.
     """
-    with _opened(path) as file:
+    with _reading(path):
+        names = columns or _columns(path)
+        table = _read(path, path.stat().st_mtime_ns, tuple(names))
+        if episode is not None:
+            table = table.filter(_compute().equal(table.column("episode_index"), episode))
+        return {name: table.column(name).to_pylist() for name in names}
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, changed: int, columns: tuple[str, ...]) -> Any:
+    """Read columns as an arrow table; the last is kept, since in v3.0 many episodes share a file."""
+    with _parquet().ParquetFile(path) as file:
         have = list(file.schema_arrow.names)
-        missing = [name for name in columns or () if name not in have]
+        missing = [name for name in columns if name not in have]
         if missing:
             raise BadInput(f"parquet file lacks the column {missing[0]!r}: {path.name} has {have}")
         # One thread and no filter while reading: pyarrow then neither hangs nor ends the process
         # when the file is damaged.
-        table = file.read(columns=columns, use_threads=False)
-        if episode is not None:
-            table = table.filter(_compute().equal(table.column("episode_index"), episode))
-        return {name: table.column(name).to_pylist() for name in columns or have}
+        return file.read(columns=list(columns), use_threads=False)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a parquet file; the reader's errors become `BadInput` while it is open."""
-    pq = _parquet()
+def _reading(path: Path) -> Iterator[None]:
+    """The reader's errors become `BadInput`."""
     try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except BadInput:
+        yield
+    except (BadInput, SetupError):
         raise
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

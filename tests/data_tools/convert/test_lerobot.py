@@ -196,13 +196,15 @@ def test_paths_of_the_metadata_stay_inside(tmp_path: Path, template: object, rea
 
 
 def test_broken_episodes_are_counted_and_the_others_converted(tmp_path: Path) -> None:
-    root = write_v2(tmp_path / "in", lengths=(20, 20, 20, 20, 20, 20))
+    root = write_v2(tmp_path / "in", lengths=(20,) * 7)
     truncated(root / f"videos/chunk-000/{TOP}/episode_000000.mp4", 0.5)
     (root / "data/chunk-000/episode_000001.parquet").write_bytes(b"PAR1 not a table")
     wrong = [{**row, "episode_index": 9} for row in rows(2, 20, 0)]
     write_table(root / "data/chunk-001/episode_000002.parquet", wrong)
     unknown = [{**row, "task_index": 5} for row in rows(3, 20, 0)]
     write_table(root / "data/chunk-001/episode_000003.parquet", unknown)
+    words = [{**row, "episode_index": "two"} for row in rows(5, 20, 0)]
+    write_table(root / "data/chunk-002/episode_000005.parquet", words)
     bare = [{"episode_index": 4, "frame_index": 0, "task_index": 0}]
     write_table(root / "data/chunk-002/episode_000004.parquet", bare)
     with (root / "meta/episodes.jsonl").open("a") as file:
@@ -211,12 +213,12 @@ def test_broken_episodes_are_counted_and_the_others_converted(tmp_path: Path) ->
     assert summary(tmp_path / "out")["skipped"] == {
         "data file without the episode": 1,
         "not a whole number >= 0": 1,
-        "parquet file cannot be read": 1,
+        "parquet file cannot be read": 2,
         "parquet file lacks the column 'action'": 1,
         "task_index without a text": 1,
         "video cannot be read or is damaged": 1,
     }
-    assert list(episodes(tmp_path / "out")) == ["cubes-000005-000"]
+    assert list(episodes(tmp_path / "out")) == ["cubes-000006-000"]
 
 
 def test_metadata_that_disagree_with_the_table_are_counted(tmp_path: Path) -> None:
