@@ -17,6 +17,9 @@ import sfv
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sfv", "data_tools", "experiments")
+PINNED = ("run.txt", "data.txt", "worlds.txt", "dev.txt")
+EXTRAS = {"doom": "run.txt", "data": "data.txt", "lerobot": "data.txt", "metaworld": "worlds.txt"}
+"""Where the packages of each extra are pinned."""
 
 
 def requirements(name):
@@ -93,18 +96,25 @@ def test_the_wheel_names_its_command_licence_and_needs(wheel):
     assert "Requires-Dist: torch>=2.9\n" in metadata
 
 
-def test_the_pins_satisfy_what_the_package_asks_for():
-    found = pins("run.txt")
-    asked = setup_cfg()["options"]["install_requires"].strip().splitlines()
-    asked += setup_cfg()["options.extras_require"]["doom"].strip().splitlines()
-    assert len(asked) > 15
-    for line in map(Requirement, asked):
+@pytest.mark.parametrize("extra", [None, *EXTRAS])
+def test_the_pins_satisfy_what_the_package_asks_for(extra):
+    if extra is None:
+        found, asked = pins("run.txt"), setup_cfg()["options"]["install_requires"]
+        assert len(asked.split()) > 15
+    else:
+        found = pins("run.txt", EXTRAS[extra])
+        asked = setup_cfg()["options.extras_require"][extra]
+    for line in map(Requirement, asked.strip().splitlines()):
         pinned = found.get(canonicalize_name(line.name))
-        assert pinned is not None, f"{line.name} is not in requirements/run.txt"
+        assert pinned is not None, f"{line.name} is not pinned"
         assert line.specifier.contains(pinned), f"{line} does not allow {pinned}"
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "weights.txt"])
+def test_every_extra_is_pinned_somewhere():
+    assert set(setup_cfg()["options.extras_require"]) == set(EXTRAS)
+
+
+@pytest.mark.parametrize("name", [*PINNED, "weights.txt"])
 def test_every_requirement_is_pinned_and_sorted(name):
     lines = requirements(name)
     assert all(len(line.specifier) == 1 and str(line.specifier)[:2] == "==" for line in lines)
@@ -117,7 +127,7 @@ def test_every_requirement_is_pinned_and_sorted(name):
 def test_the_environment_is_the_pinned_one():
     wrong = {
         name: (pinned, version(name))
-        for name, pinned in pins("run.txt", "dev.txt", "weights.txt").items()
+        for name, pinned in pins(*PINNED, "weights.txt").items()
         if version(name).split("+")[0] != pinned
     }
     assert wrong == {}, "run `make test`, which brings .venv up to date"
@@ -125,7 +135,7 @@ def test_the_environment_is_the_pinned_one():
 
 def test_what_the_pinned_packages_need_is_pinned_too():
     """Otherwise two installations of the same commit differ."""
-    found = pins("run.txt", "dev.txt")
+    found = pins(*PINNED)
     missing = {
         (name, needed.name)
         for name in found
@@ -136,9 +146,9 @@ def test_what_the_pinned_packages_need_is_pinned_too():
     assert missing == set()
 
 
-def test_run_and_dev_pin_nothing_twice():
-    both = pins("run.txt").keys() & pins("dev.txt").keys()
-    assert not both
+def test_no_package_is_pinned_twice():
+    lines = [canonicalize_name(line.name) for name in PINNED for line in requirements(name)]
+    assert len(lines) == len(set(lines))
 
 
 def test_every_pretrained_network_is_installed_by_its_hash():
