@@ -68,7 +68,7 @@ def run_on_cluster(
     if not first:
         return
     shutil.rmtree(notes.folder / BEGUN, ignore_errors=True)
-    with dask.config.set(_config(timeout_s)), _quiet():
+    with dask.config.set(_config(cluster, timeout_s)), _quiet():
         made = slurm_cluster(slurm, notes.folder) if cluster == "slurm" else _local_cluster()
         with made as running, Client(running, set_as_default=False) as client:
             running.adapt(minimum=workers, maximum=workers)
@@ -123,12 +123,14 @@ def _local_cluster() -> Any:
     )  # fmt: skip
 
 
-def _config(timeout_s: float) -> dict[str, Any]:
+def _config(cluster: Cluster, timeout_s: float) -> dict[str, Any]:
     return {
         "distributed.scheduler.allowed-failures": 0,  # the journal counts attempts
         # A worker that holds the interpreter's lock sends no heartbeat: the time limit ends it.
         "distributed.scheduler.worker-ttl": f"{int(max(300, 2 * timeout_s))}s",
-        "distributed.scheduler.work-stealing": True,
+        # A worker that died is restarted by its nanny; only when that fails is it replaced. Dask's
+        # 15 s would end a worker that happens to be restarting once more by then.
+        "distributed.deploy.lost-worker-timeout": "300s" if cluster == "local" else "60s",
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,

@@ -5,6 +5,7 @@ import faulthandler
 import hashlib
 import importlib
 import json
+import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,13 +131,14 @@ def attempt(task: Task) -> dict[str, Any]:
     Raises:
         OSError: the disk is full; all other items would fail too.
     """
+    function: Work = load(task.function)
     writer = writer_of(task.journal, task.role)
     about = {"key": task.key, "attempt": task.attempt}
     writer.append(about | {"start": task.role})
     faulthandler.enable(writer.trace, all_threads=False)
     faulthandler.dump_traceback_later(task.timeout_s, exit=True, file=writer.trace)
     try:
-        line = about | _outcome(task)
+        line = about | _outcome(function, task)
     except BaseException:
         writer.append(about | {"released": True})
         raise
@@ -155,6 +157,8 @@ def attempt_once(task: Task) -> dict[str, Any] | None:
         mark.touch(exist_ok=False)
     except FileExistsError:
         return None
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # a crash is expected; its trace is enough
     return attempt(task)
 
 
@@ -165,9 +169,9 @@ def skip_line(folder: Path, key: str, attempt: int, reason: str, detail: str) ->
     return line
 
 
-def _outcome(task: Task) -> dict[str, Any]:
+def _outcome(function: Work, task: Task) -> dict[str, Any]:
     try:
-        result = load(task.function)(task.value, task.settings)
+        result = function(task.value, task.settings)
         json.dumps(result, allow_nan=False)
         return {"kept": result}
     except Skip as skip:

@@ -50,7 +50,7 @@ def bad_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     folder = tmp_path_factory.mktemp("bad")
     values = [*range(6), *BAD, "kill once", "raise once", *range(6, 20)]
     items = {f"item {value}": value for value in values}
-    return folder, run(folder, items, cluster="local", workers=2, timeout_s=1.0, attempts=2)
+    return folder, run(folder, items, cluster="local", workers=2, timeout_s=2.0, attempts=2)
 
 
 @pytest.mark.slow
