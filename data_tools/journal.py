@@ -106,6 +106,7 @@ class Journal:
         self.folder = folder
         self.ended: dict[str, Record] = {}
         self.starts: dict[str, list[Start]] = {}
+        self._failures: dict[tuple[str, int], tuple[str, str]] = {}
         self._offsets: dict[Path, int] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(folder)
@@ -120,6 +121,7 @@ class Journal:
             key: [start for start in starts if start.role == "driver"]
             for key, starts in self.starts.items()
         }
+        self._failures = {at: why for at, why in self._failures.items() if self.starts.get(at[0])}
 
     def __enter__(self) -> "Journal":
         return self
@@ -147,8 +149,14 @@ class Journal:
         own = [s.attempt for s in self.starts.get(key, []) if s.role == "driver"]
         return 0 if key in self.ended else max(own, default=0)
 
-    def cause_of_death(self, key: str, attempt: int) -> tuple[str, str]:
-        """Tell why the process that was at an item died: a reason, and the innermost code line."""
+    def cause_of_end(self, key: str, attempt: int) -> tuple[str, str]:
+        """Tell why an attempt that began came to nothing: a reason, and a detail.
+
+        The process may have noted an error and died of the next item before it could tell; else it
+        died of this one, and the detail is the innermost line of Python.
+        """
+        if (key, attempt) in self._failures:
+            return self._failures[key, attempt]
         files = [s.file for s in self.starts.get(key, []) if s.attempt == attempt]
         trace = ""
         if files:
@@ -175,7 +183,9 @@ class Journal:
             self.starts.setdefault(key, []).append(Start(attempt, line["start"], path.stem))
         elif "released" in line:
             self.starts[key] = [s for s in self.starts.get(key, []) if s.attempt != attempt]
-        elif "failed" not in line:
+        elif "failed" in line:
+            self._failures[key, attempt] = (line["failed"], line["detail"])
+        else:
             self.end(record_of(line))
 
 

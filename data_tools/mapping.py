@@ -131,7 +131,7 @@ def _give_up(notes: Journal, attempts: int) -> None:
     for key in set(notes.starts) - set(notes.ended):
         tried = notes.tried_here(key)
         if tried >= attempts:
-            reason, detail = notes.cause_of_death(key, tried)
+            reason, detail = notes.cause_of_end(key, tried)
             line = skip_line(notes.folder, key, tried, reason, detail)
             notes.end(record_of(line))
 

@@ -199,7 +199,7 @@ def _ending(future: Any, task: Task, notes: Journal, attempts: int) -> Record | 
             return notes.ended[task.key]
         if not any(s.attempt == task.attempt for s in notes.starts.get(task.key, [])):
             return task  # it only waited there
-        reason, detail = notes.cause_of_death(task.key, task.attempt)
+        reason, detail = notes.cause_of_end(task.key, task.attempt)
     if task.attempt >= attempts:
         return record_of(skip_line(notes.folder, task.key, task.attempt, reason, detail))
     return dataclasses.replace(task, attempt=task.attempt + 1)

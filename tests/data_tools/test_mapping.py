@@ -84,6 +84,22 @@ def test_every_input_is_accounted_for(bad_run: tuple[Path, Results]) -> None:
     assert account["skipped"] == dict.fromkeys(sorted(BAD.values()), 1)
 
 
+def test_an_error_that_was_noted_is_the_reason_though_its_worker_died_later(tmp_path: Path) -> None:
+    lines = [
+        {"key": "a", "attempt": 1, "start": "worker"},
+        {"key": "a", "attempt": 1, "failed": "raised ValueError", "detail": "no number"},
+        {"key": "b", "attempt": 1, "start": "worker"},
+    ]
+    with Journal(tmp_path, {}, resume=False) as journal:
+        (tmp_path / "worker-x-1-f.trace").write_text("Timeout (0:00:02)!\nThread 1:\n  File 'x'\n")
+        (tmp_path / "worker-x-1-f.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        journal.refresh()
+        assert journal.cause_of_end("a", 1) == ("raised ValueError", "no number")
+        assert journal.cause_of_end("b", 1) == ("hung beyond the time limit", "File 'x'")
+    with Journal(tmp_path, {}, resume=True) as journal:  # workers of an earlier driver
+        assert journal.starts == {"a": [], "b": []} and journal.tried_here("b") == 0
+
+
 @pytest.mark.slow
 def test_a_killed_driver_loses_and_doubles_nothing(tmp_path: Path) -> None:
     values = [*range(10), "kill the driver once", *range(10, 40)]
@@ -97,9 +113,11 @@ def test_a_killed_driver_loses_and_doubles_nothing(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal", owner, resume=True) as journal:
         noted = {key: str(record.result // 2) for key, record in journal.ended.items()}
     assert 0 < len(noted) < 40
-    again = process(tmp_path, "local", "resume", *values)
-    account = json.loads(again.stdout)
-    assert account["inputs"] == {"given": 41, "kept": 41, "skipped": 0, "from before": len(noted)}
+    items = {f"i{i:02d}": value for i, value in enumerate(values)}
+    results = run(tmp_path, items, resume=True)  # in one process, which changes no result
+    assert results.account()["inputs"] == {
+        "given": 41, "kept": 41, "skipped": 0, "from before": len(noted),
+    }  # fmt: skip
     counts = done(tmp_path)
     assert set(counts) == set(map(str, values))
     # Only what a worker had not noted yet when the driver died may be done again.
