@@ -10,15 +10,19 @@ import contextlib
 import dataclasses
 import logging
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from data_tools.journal import Journal, Record, record_of
 from data_tools.work import BEGUN, NO_SPACE, Cluster, Slurm, Task, attempt_once, skip_line
+
+NEEDED = ("distributed", "dask_jobqueue")
 
 QUEUED_PER_WORKER = 3
 """Tasks that are submitted at a time: enough that no worker waits, few for the scheduler."""
@@ -41,14 +45,11 @@ def require_dask() -> None:
     Raises:
         MissingDask: it is not.
     """
-    try:
-        import dask_jobqueue  # noqa: F401
-        import distributed  # noqa: F401
-    except ImportError as error:
+    if any(sys.modules.get(name, 0) is None or not find_spec(name) for name in NEEDED):
         raise MissingDask(
             "more than one worker needs Dask, which is not installed; run: pip install 'sfv[data]' "
             "(or give --workers 1)"
-        ) from error
+        )
 
 
 def run_on_cluster(
@@ -83,7 +84,8 @@ def slurm_cluster(slurm: Slurm, folder: Path) -> Any:
     Raises:
         ValueError: the walltime leaves a worker no time.
     """
-    from dask_jobqueue import SLURMCluster
+    with _signals_as_they_are():
+        from dask_jobqueue import SLURMCluster
 
     lifetime = slurm.walltime_min - 2 * LIFETIME_MARGIN_MIN
     if lifetime < LIFETIME_MARGIN_MIN:
@@ -112,6 +114,17 @@ def slurm_cluster(slurm: Slurm, folder: Path) -> Any:
         ],
         scheduler_options={"dashboard": False},
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _signals_as_they_are() -> Iterator[None]:
+    """Undo what importing dask_jobqueue does: it makes Ctrl-C and SIGTERM exit with code 0."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _local_cluster() -> Any:

@@ -7,6 +7,7 @@ import importlib
 import json
 import resource
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ Work = Callable[[Any, dict[str, Any]], Any]
 Cluster = Literal["local", "slurm", "none"]
 CLUSTERS: tuple[str, ...] = get_args(Cluster)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+GRACE_S = 0.2
+"""Seconds after the time limit in which a command may still say why it ends."""
+
 BEGUN = "begun"
 """Folder of a journal with an empty file for each attempt of this driver's workers."""
 
@@ -135,8 +139,11 @@ def attempt(task: Task) -> dict[str, Any]:
     writer = writer_of(task.journal, task.role)
     about = {"key": task.key, "attempt": task.attempt}
     writer.append(about | {"start": task.role})
+    teller = threading.Timer(task.timeout_s, _tell, [task])
+    if task.role == "driver":
+        teller.start()
     faulthandler.enable(writer.trace, all_threads=False)
-    faulthandler.dump_traceback_later(task.timeout_s, exit=True, file=writer.trace)
+    faulthandler.dump_traceback_later(task.timeout_s + GRACE_S, exit=True, file=writer.trace)
     try:
         line = about | _outcome(function, task)
     except BaseException:
@@ -144,8 +151,18 @@ def attempt(task: Task) -> dict[str, Any]:
         raise
     finally:
         faulthandler.cancel_dump_traceback_later()
+        teller.cancel()
     writer.append(line)
     return line
+
+
+def _tell(task: Task) -> None:
+    """Say why the user's own command is about to end; an item that holds the lock prevents it."""
+    print(
+        f"error: {task.key} hung beyond --timeout {task.timeout_s:g} s (attempt {task.attempt}) and "
+        "ends this command; go on with --resume, or give more --workers to have it contained",
+        file=sys.stderr,
+    )
 
 
 def attempt_once(task: Task) -> dict[str, Any] | None:

@@ -32,6 +32,8 @@ def misbehave(value: Any) -> None:
         ctypes.string_at(0)
     if value == "hang":
         ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the interpreter's lock
+    if value == "sleep":
+        time.sleep(60)
     if value == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if value == "kill the driver":

@@ -145,6 +145,12 @@ def test_in_one_process_a_fatal_item_is_skipped_after_three_starts(
     assert done(tmp_path) == Counter(["3", "4"])
 
 
+def test_one_process_says_which_item_hung(tmp_path: Path) -> None:
+    ended = process(tmp_path, "none", "new", 3, "sleep")
+    assert ended.returncode == 1
+    assert "error: i01 hung beyond --timeout 1 s (attempt 1) and ends this command" in ended.stderr
+
+
 def test_resume_does_only_what_is_left(tmp_path: Path) -> None:
     run(tmp_path, {"a": 1, "b": "raise", "c": 2})
     results = run(tmp_path, {"a": 1, "b": "raise", "c": 2, "d": 3}, resume=True)
@@ -241,6 +247,19 @@ def test_a_slurm_job_asks_for_what_was_said(tmp_path: Path) -> None:
     assert f"cd '{Path.cwd()}'" in script
     assert sys.executable in script and "--nthreads 1 " in script and "--nworkers" not in script
     assert "--lifetime 120m --lifetime-stagger 5m" in script  # 130 - 5 - 5: ends before the job
+
+
+def test_ctrl_c_still_interrupts_beside_slurm_jobs(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys; from pathlib import Path\n"
+        "signals = (signal.SIGINT, signal.SIGTERM)\n"
+        "before = [signal.getsignal(number) for number in signals]\n"
+        "from data_tools.mapping_dask import slurm_cluster; from data_tools.work import Slurm\n"
+        "with slurm_cluster(Slurm(), Path(sys.argv[1])):\n"
+        "    assert 'dask_jobqueue.runner' in sys.modules\n"
+        "    assert [signal.getsignal(number) for number in signals] == before\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
 
 
 def test_a_slurm_job_too_short_for_a_worker_is_refused(tmp_path: Path) -> None:
