@@ -9,7 +9,10 @@ import pytest
 from data_tools import cut
 from data_tools.clips import UNLABELLED
 from data_tools.files import find_episodes
-from sfv.data.stages import decode_mp4
+from data_tools.write_shards import pack
+from sfv.data.shards import read_shard
+from sfv.data.stages import decode, decode_mp4
+from sfv.data.windows import windows
 from tests.data_tools.test_files import put
 
 ABOUT = ["--split", "train", "--domain", "human", "--licence", "CC0-1.0", "--workers", "1"]
@@ -149,3 +152,14 @@ def test_an_episode_whose_video_lacks_frames_is_skipped(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["skipped inputs"]["a"]["detail"] == "15 frames, the metadata says 12"
     assert [meta.id for meta, _ in find_episodes([tmp_path / "out"])] == ["b-0000"]
+
+
+def test_pieces_in_chunks_go_into_training_windows(explore_walks: Path, tmp_path: Path) -> None:
+    args = ["--fps", 4, "--chunk-frames", 4, "--min-frames", 12, "--cut-threshold", 0]
+    assert run(explore_walks, "--out", tmp_path / "out", *args) == 0
+    index = pack([tmp_path / "out"], tmp_path / "shards")["train"]
+    for shard in index.shards:
+        for sample in read_shard(index.folder / shard.name, shard):
+            cut_from = windows(sample.meta, decode(sample), 4, 4)
+            texts = [action.text for action in sample.meta.actions]
+            assert [window.action for window in cut_from] == texts[1:]

@@ -238,6 +238,7 @@ def test_missing_dask_gives_the_line_that_installs_it(tmp_path: Path) -> None:
 
 
 def test_a_slurm_job_asks_for_what_was_said(tmp_path: Path) -> None:
+    # Reads the job script; no controller is started here.
     slurm = Slurm("long", "lab", 6.0, 130, ("--nice=100",))
     with slurm_cluster(slurm, tmp_path) as cluster:
         script = cluster.job_script()
