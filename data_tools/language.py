@@ -96,6 +96,33 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "open the {object}": ("(open|open up|pull open) the {object}",),
     "close the {object}": ("(close|shut|close up) the {object}",),
     "turn the {object}": ("(turn|rotate|twist) the {object}",),
+    "carry the {object} back": ("(carry|bring|take|move) the {object} back[ to where it was]",),
+    "place the {object} back": (
+        "(place|put|set|lay) the {object} back",
+        "(place|put|set|lay) the {object} (where it was|in its old place)",
+    ),
+    "remove the {object} from the {target}": (
+        "(remove|take away|lift) the {object} from the {target}",
+        "(take|lift) the {object} off the {target}",
+    ),
+    "push the {object} to the {target}": (
+        "(push|shove|slide) the {object} (to|over to|towards) the {target}",
+    ),
+    "push the {object} into the {target}": (
+        "(push|shove|slide|sweep) the {object} into the {target}",
+    ),
+    "push the {object} off the {target}": ("(push|shove|sweep) the {object} off the {target}",),
+    "pull the {object} to the {target}": (
+        "(pull|draw|drag) the {object} (to|over to|towards) the {target}",
+    ),
+    "pull the {object} from the {target}": (
+        "(pull|draw|drag) the {object} (from|out of|away from) the {target}",
+    ),
+    "turn on the {object}": ("(turn|switch) on the {object}", "(turn|switch) the {object} on"),
+    "turn off the {object}": ("(turn|switch) off the {object}", "(turn|switch) the {object} off"),
+    "lock the {object}": ("(lock|lock up|bolt) the {object}",),
+    "unlock the {object}": ("(unlock|unbolt) the {object}", "undo the lock of the {object}"),
+    "raise the hand": ("(raise|lift) the (hand|arm|gripper)", "move the (hand|arm|gripper) up"),
     "hit the {object}": ("(hit|strike|knock) the {object}",),
     "withdraw the hand": ("(withdraw|retract|pull back) the (hand|arm|gripper)",),
     # driving

@@ -1,0 +1,226 @@
+"""Collect robot manipulation with Meta-World: a Sawyer arm at a table, 50 tasks; no display needed.
+
+    python -m data_tools.collect.metaworld --out data/metaworld/train --episodes 450
+    python -m data_tools.collect.metaworld --out data/metaworld/test --split test --episodes 50
+    python -m data_tools.collect.metaworld --out data/metaworld/return --split test --play return
+
+`--play policy` films each task's scripted policy, `--play return` carries a puck to a goal and back
+to where it was. Every phase (reach, grasp, lift, carry, ...) is one action in words.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from data_tools.collect.metaworld_engine import STEP_RATE, Engine, open_task, require_metaworld
+from data_tools.collect.metaworld_film import RETURN_TASK, Film, film_return, film_task
+from data_tools.collect.metaworld_tasks import HELD_OUT, KNOWN, TASKS
+from data_tools.collect.pictures import revisit_psnr
+from data_tools.collect.runner import (
+    Outcome,
+    Skipped,
+    attempt,
+    new_parser,
+    recipe_hash,
+    revisit_report,
+    run_command,
+)
+from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
+from data_tools.language import Language, in_words
+from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
+from sfv.rng import seed_of
+
+VERSION = "1"
+MAX_ATTEMPTS = 10
+MIN_RETURN_PSNR = 28.0
+EVERY = (1, 2, 4, 5, 8, 10)
+"""Control steps a frame that give a whole number of frames a second."""
+
+SPLIT_TASKS = {"train": KNOWN, "val": KNOWN, "test": tuple(TASKS)}
+"""Layouts of val and test are new ones; the tasks of HELD_OUT stand in test alone."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the content of an episode.
+
+    Args:
+        split: picks the layouts, and for `test` adds the held-out tasks.
+        play: `policy` or `return`.
+        tasks: names, taken in turn.
+        size: height and width of the frames, pixels.
+        every: control steps a frame; the robot makes 80 a second.
+        seed: of the layouts.
+        language: plain or varied words.
+    """
+
+    split: Split
+    play: Literal["policy", "return"]
+    tasks: tuple[str, ...]
+    size: int
+    every: int
+    seed: int
+    language: Language = "plain"
+    version: str = VERSION
+
+    noun: ClassVar[str] = "tries"
+    measures: ClassVar[tuple[str, ...]] = ("frames", "return_psnr")
+    jobs_per_worker: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        allowed = SPLIT_TASKS[self.split] if self.play == "policy" else (RETURN_TASK,)
+        for name in self.tasks:
+            if name not in allowed:
+                raise SchemaError(
+                    f"--tasks {name}: not a task of --split {self.split} --play {self.play}; its "
+                    f"tasks: {' '.join(allowed)}"
+                )
+        if self.size % 2 or not 32 <= self.size <= 480:
+            raise SchemaError(f"--size {self.size}: allowed are even numbers from 32 to 480")
+        if self.every not in EVERY:
+            raise SchemaError(f"--every {self.every}: allowed are {EVERY}")
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def episode_id(self, index: int) -> str:
+        kind = "" if self.play == "policy" else "return-"
+        return f"metaworld-{self.split}-{kind}{index:05d}-{self.scene_of(index)}"
+
+    def scene_of(self, index: int) -> str:
+        """The task: loading it is what takes time. Its layouts are the episodes' scenes."""
+        return self.tasks[index % len(self.tasks)]
+
+    def require(self) -> None:
+        require_metaworld()
+
+    def film(self, indices: Sequence[int], folder: Path) -> Iterator[Outcome]:
+        """Film and write episodes; each task is loaded once."""
+        for task, chosen in groupby(indices, self.scene_of):
+            with open_task(task, self.size) as engine:
+                for index in chosen:
+                    yield _film_one(self, folder, index, engine)
+
+    def report(self, kept: Sequence[Outcome]) -> dict[str, Any]:
+        return revisit_report(kept) | {"frames": sum(o.measures["frames"] for o in kept)}
+
+
+def _film_one(settings: Settings, folder: Path, index: int, engine: Engine) -> Outcome:
+    episode, task = settings.episode_id(index), settings.scene_of(index)
+
+    def film(number: int) -> Mapping[str, Any]:
+        keys = (settings.split, settings.play, task, index, number)
+        layout = seed_of(settings.seed, "metaworld-layout", *keys) % 2**32
+        rng = np.random.default_rng(seed_of(settings.seed, "metaworld-goal", *keys))
+        if settings.play == "return":
+            filmed = film_return(engine, layout, settings.every, rng)
+        else:
+            filmed = film_task(engine, TASKS[task], layout, settings.every)
+        psnr = revisit_psnr(filmed.frames, filmed.revisits)
+        if psnr and psnr[0] < MIN_RETURN_PSNR:
+            raise Skipped("revisit looks different (the arm came back in another shape)")
+        meta = _meta(settings, index, layout, filmed)
+        write_episode(folder, meta, encode_mp4(filmed.frames, meta.fps))
+        return {"frames": meta.num_frames, "return_psnr": psnr}
+
+    return attempt(episode, MAX_ATTEMPTS, film)
+
+
+def _meta(settings: Settings, index: int, layout: int, filmed: Film) -> EpisodeMeta:
+    task = settings.scene_of(index)
+    rng = np.random.default_rng(seed_of(settings.seed, "metaworld-words", settings.split, index))
+    return EpisodeMeta(
+        id=settings.episode_id(index),
+        split=settings.split,
+        scene=f"metaworld/{task}/layout-{layout}",
+        domain="robot",
+        source="Meta-World",
+        licence="MIT",
+        fps=STEP_RATE / settings.every,
+        num_frames=len(filmed.frames),
+        height=settings.size,
+        width=settings.size,
+        actions=in_words(_actions(settings, task, filmed), settings.language, rng),
+        poses=None,
+        revisits=tuple(filmed.revisits),
+        provenance=Provenance("data_tools.collect.metaworld", VERSION, recipe_hash(settings)),
+        encoding=Encoding("video", VIDEO_CODEC, "uint8"),
+    )
+
+
+def _actions(settings: Settings, task: str, filmed: Film) -> list[Action]:
+    """One action a phase; `raw` holds the robot's commands and where things were, metres."""
+    sentence = TASKS[task].sentence
+    if settings.play == "return":
+        sentence += " and back to where it was"
+    actions = []
+    for phase in filmed.phases:
+        moments = filmed.moments[phase.start : phase.stop]
+        raw = {
+            "task": sentence,
+            "control": filmed.controls[phase.start : phase.stop].round(4).tolist(),
+            "hand": [moment.hand.round(4).tolist() for moment in moments],
+            "thing": [moment.thing.round(4).tolist() for moment in moments],
+            "gripper": [round(moment.opening, 4) for moment in moments],
+            "success": any(moment.success for moment in moments),
+        }
+        actions.append(Action(phase.text, phase.start, phase.stop, raw))
+    return actions
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = new_parser(
+        "metaworld",
+        "Collect robot manipulation with Meta-World (MuJoCo, no display).",
+        episodes=450, size=64, workers=2,
+    )  # fmt: skip
+    p.add_argument(
+        "--play",
+        choices=("policy", "return"),
+        default="policy",
+        help="policy: each task's scripted policy; return: a puck to a goal and back",
+    )
+    p.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help=f"none: all of the split; only in the test split: {' '.join(HELD_OUT)}",
+    )
+    p.add_argument("--every", type=int, default=2, help="control steps a frame, of 80 a second")
+    p.add_argument(
+        "--language",
+        choices=("plain", "varied"),
+        default="plain",
+        help="varied: many words for one action; the plain text stays in raw",
+    )
+    return p
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Turn the command's arguments into settings."""
+    tasks = SPLIT_TASKS[args.split] if args.play == "policy" else (RETURN_TASK,)
+    return Settings(
+        split=args.split,
+        play=args.play,
+        tasks=tuple(args.tasks or tasks),
+        size=args.size,
+        every=args.every,
+        seed=args.seed,
+        language=args.language,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when every wanted episode was kept."""
+    return run_command(settings_of, parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
