@@ -50,6 +50,7 @@ class Grip:
         close_frames: the gripper needs to close.
         open_frames: the gripper needs to open.
         leg_frames: most frames of one way.
+        exact: how near the hand has to come where it takes and lets go.
     """
 
     above: float
@@ -57,6 +58,7 @@ class Grip:
     close_frames: int
     open_frames: int
     leg_frames: int
+    exact: float = 0.005
 
     def over(self, place: Array) -> tuple[float, float, float]:
         """Above a thing at `place`, at travelling height."""
@@ -85,11 +87,11 @@ def take_and_put(
     far = grip.leg_frames
     return [
         Leg(f"reach for the {thing}", grip.over(source), OPEN, far),
-        Leg(f"reach for the {thing}", grip.at(source), OPEN, far, 0.005),
+        Leg(f"reach for the {thing}", grip.at(source), OPEN, far, grip.exact),
         Leg(f"grasp the {thing}", grip.at(source), CLOSED, grip.close_frames, 0),
         Leg(f"lift the {thing}", grip.over(source), CLOSED, far),
         Leg(carry, grip.over(target), CLOSED, far),
-        Leg(place, grip.at(target), CLOSED, far, 0.005),
+        Leg(place, grip.at(target), CLOSED, far, grip.exact),
         Leg(f"release the {thing}", grip.at(target), OPEN, grip.open_frames, 0),
         Leg("raise the hand", grip.over(target), OPEN, far),
     ]
