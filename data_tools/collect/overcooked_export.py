@@ -178,7 +178,7 @@ def export(sdist: Path, out: Path) -> dict[str, int]:
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(f"{_ROOT}/{name}")
     if file is None:
-        raise SchemaError(f"{archive.name}: {name} is no file")
+        raise SchemaError(f"{name} is no file in the package")
     return file.read()
 
 

@@ -1,0 +1,181 @@
+"""The real engine: needs `pip install 'sfv[metaworld]'` and Mesa's OpenGL (docs in the collector)."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_tools.collect import metaworld, metaworld_film, mujoco_gl
+from data_tools.collect.metaworld_engine import INSTALL, open_task, require_metaworld
+from data_tools.collect.metaworld_film import STILL_FRAMES, Film, film_return, film_task
+from data_tools.collect.metaworld_tasks import HELD_OUT, TASKS
+from data_tools.collect.pictures import revisit_psnr
+from data_tools.collect.runner import MissingEngine, Skipped, collect
+from data_tools.files import find_episodes
+from sfv.data.schema import SchemaError
+from sfv.data.stages import decode_mp4
+
+SIZE = 32
+SETTINGS = metaworld.Settings("train", "policy", ("door-close", "drawer-open"), SIZE, 4, 0)
+
+
+@pytest.fixture(scope="module")
+def engine_is_there() -> None:
+    try:
+        require_metaworld()
+    except MissingEngine as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def collected(engine_is_there: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("metaworld")
+    collect(SETTINGS, folder, 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def returned(engine_is_there: None) -> Iterator[Film]:
+    with open_task("pick-place", SIZE) as engine:
+        yield film_return(engine, 3, 4, np.random.default_rng(3))
+
+
+def test_a_task_is_filmed_in_phases(collected: Path) -> None:
+    ((meta, path),) = (e for e in find_episodes([collected]) if "drawer-open" in e[0].id)
+    frames = decode_mp4(path.read_bytes())
+    assert frames.shape == (meta.num_frames, SIZE, SIZE, 3)
+    assert [action.text for action in meta.actions] == [
+        "wait", "reach for the drawer handle", "open the drawer",
+    ]  # fmt: skip
+    assert meta.scene.startswith("metaworld/drawer-open/layout-") and meta.domain == "robot"
+    assert meta.fps == 20 and meta.poses is None
+    wait, reach, pull = (action.raw for action in meta.actions)
+    assert pull["task"] == "open the drawer"
+    assert pull["success"] and not reach["success"]
+    assert np.ptp(wait["hand"], axis=0).max() < 0.01 < np.ptp(reach["hand"], axis=0).max()
+    assert np.ptp(reach["thing"], axis=0).max() < 0.02 < np.ptp(pull["thing"], axis=0).max()
+    controls = np.array(reach["control"])
+    assert controls.shape == (meta.actions[1].stop - meta.actions[1].start, 4, 4)
+    assert np.abs(controls).max() <= 1
+
+
+def test_the_picture_is_the_right_way_up_and_moves(collected: Path) -> None:
+    for _, path in find_episodes([collected]):
+        frames = np.asarray(decode_mp4(path.read_bytes())).astype(int)
+        wood = frames[0, -4:].mean(axis=(0, 1))
+        wall = frames[0, :3, SIZE // 2 :].mean(axis=(0, 1))
+        assert wood[0] > wood[2] + 20  # brown below
+        assert abs(wall[0] - wall[2]) < 20  # grey above
+        assert np.abs(frames[-1] - frames[0]).max() > 60
+
+
+def test_the_task_on_its_own_gives_the_same_bytes(collected: Path, tmp_path: Path) -> None:
+    """Two runs agree, and an episode does not depend on what the engine played before it."""
+    first, third = (name for name in sorted(collected.glob("*door-close.mp4")))
+    alone = dataclasses.replace(SETTINGS)
+    list(alone.film([2], tmp_path))
+    assert (tmp_path / third.name).read_bytes() == third.read_bytes()
+    assert first.read_bytes() != third.read_bytes()
+    text = third.with_suffix(".json").read_bytes()
+    assert (tmp_path / third.name).with_suffix(".json").read_bytes() == text
+
+
+def test_each_episode_has_its_own_layout(collected: Path) -> None:
+    scenes = [meta.scene for meta, _ in find_episodes([collected])]
+    assert len(set(scenes)) == len(scenes) == 3
+
+
+def test_a_puck_is_carried_away_and_back(returned: Film) -> None:
+    things = np.array([moment.thing for moment in returned.moments])
+    hands = np.array([moment.hand for moment in returned.moments])
+    assert np.linalg.norm(things[-1] - things[0]) < 0.02
+    assert np.linalg.norm(things[:, :2] - things[0, :2], axis=1).max() > 0.14
+    assert np.linalg.norm(hands[-1] - hands[0]) < 0.005
+    texts = [phase.text for phase in returned.phases]
+    assert texts[0] == texts[-1] == "wait"
+    assert texts.index("carry the puck to the goal") < texts.index("carry the puck back")
+
+
+def test_the_arm_looks_the_same_when_it_is_back(returned: Film) -> None:
+    last = len(returned.frames) - STILL_FRAMES
+    assert returned.revisits == [(i, last + i) for i in range(STILL_FRAMES)]
+    psnr = revisit_psnr(returned.frames, returned.revisits)
+    middle = revisit_psnr(returned.frames, [(0, len(returned.frames) // 2)])
+    assert psnr and middle and psnr[0] >= metaworld.MIN_RETURN_PSNR > middle[0] + 3
+
+
+def test_a_policy_that_fails_is_skipped(
+    engine_is_there: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metaworld_film, "LIMIT_FRAMES", STILL_FRAMES + 2)
+    with (
+        open_task("button-press", SIZE) as engine,
+        pytest.raises(Skipped, match="the scripted policy did not succeed"),
+    ):
+        film_task(engine, TASKS["button-press"], 0, 1)
+
+
+def test_failures_are_counted(
+    engine_is_there: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(metaworld_film, "LIMIT_FRAMES", STILL_FRAMES + 2)
+    monkeypatch.setattr(metaworld, "MAX_ATTEMPTS", 2)
+    args = ["--out", str(tmp_path), "--episodes", "1", "--workers", "1", "--size", "32"]
+    assert metaworld.main([*args, "--tasks", "reach"]) == 1
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["tries skipped"] == {"the scripted policy did not succeed": 2}
+    assert summary["episodes"]["given up"] == ["metaworld-train-00000-reach"]
+    assert '"tries tried": 2' in capsys.readouterr().out
+
+
+def test_held_out_tasks_stand_in_the_test_split_alone() -> None:
+    for split in ("train", "val"):
+        assert not set(HELD_OUT) & set(metaworld.SPLIT_TASKS[split])
+    assert set(HELD_OUT) < set(metaworld.SPLIT_TASKS["test"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ("door-lock",)}, "--tasks door-lock: not a task of --split train --play policy"),
+        ({"play": "return"}, "--tasks door-close: not a task of .* --play return; its tasks: pick"),
+        ({"size": 33}, "--size 33: allowed are even numbers from 32"),
+        ({"every": 3}, "--every 3: allowed are"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
+        dataclasses.replace(SETTINGS, **changes)
+
+
+def test_missing_metaworld_gives_the_install_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setitem(sys.modules, "metaworld", None)
+    assert metaworld.main(["--out", str(tmp_path / "new")]) == 2
+    assert INSTALL in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_missing_opengl_gives_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(mujoco_gl, "find_library", lambda name: None)
+    with pytest.raises(MissingEngine, match="apt-get install .*libegl1"):
+        mujoco_gl.choose_gl()
+
+
+def test_osmesa_is_used_where_there_is_no_egl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "")
+    monkeypatch.setattr(mujoco_gl, "find_library", lambda name: name == "OSMesa" or None)
+    assert mujoco_gl.choose_gl() == "osmesa"
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    assert mujoco_gl.choose_gl() == "glfw"  # the user's own choice stays
