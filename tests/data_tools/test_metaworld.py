@@ -168,7 +168,7 @@ def test_missing_metaworld_gives_the_install_line(
 def test_missing_opengl_gives_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(mujoco_gl, "find_library", lambda name: None)
-    with pytest.raises(MissingEngine, match="apt-get install .*libegl1"):
+    with pytest.raises(MissingEngine, match=r"apt-get install .*libegl1"):
         mujoco_gl.choose_gl()
 
 

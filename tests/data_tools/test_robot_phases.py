@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def track(**changes: np.ndarray) -> Track:
 
 def texts(found: list[Phase]) -> list[str]:
     assert found[0].start == 0 and found[-1].stop == FRAMES
-    assert all(a.stop == b.start for a, b in zip(found[:-1], found[1:], strict=True))
+    assert all(a.stop == b.start for a, b in pairwise(found))
     return [phase.text for phase in found]
 
 
