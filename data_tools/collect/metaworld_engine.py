@@ -158,6 +158,8 @@ def require_metaworld() -> None:
         import mujoco  # noqa: F401
     except ImportError as error:
         raise MissingEngine(f"{INSTALL} ({error})") from error
+    except (AttributeError, RuntimeError) as error:  # what MuJoCo's loader of OpenGL lets through
+        raise MissingEngine(f"{INSTALL_GL} ({error})") from error
 
 
 @contextmanager
