@@ -59,6 +59,9 @@ TRACKS = {
 }  # fmt: skip
 """The tracks of each split, fixed and disjoint."""
 
+FRAMES = {"pieces": 160, "laps": 2000}
+"""Default lengths; a lap takes 300 to 900 frames."""
+
 KARTS = ("tux", "gnu", "nolok", "sara_the_racer", "wilber", "xue")
 
 
@@ -213,7 +216,11 @@ def parser() -> argparse.ArgumentParser:
         default="pieces",
         help="pieces: from anywhere on a track; laps: two laps from the start line",
     )
-    p.add_argument("--frames", type=int, default=160, help="of a piece; most frames of laps")
+    p.add_argument(
+        "--frames",
+        type=int,
+        help=f"of a piece, or most frames of laps; none: {FRAMES['pieces']}, {FRAMES['laps']}",
+    )
     p.add_argument("--tracks", nargs="+", metavar="TRACK", help="none: all of the split")
     p.add_argument("--assets", type=Path, default=ASSETS, help="the game's data folder")
     p.add_argument(
@@ -230,7 +237,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return Settings(
         split=args.split,
         drive=args.drive,
-        frames=args.frames,
+        frames=FRAMES[args.drive] if args.frames is None else args.frames,
         tracks=tuple(args.tracks or TRACKS[args.split]),
         size=args.size,
         seed=args.seed,

@@ -74,7 +74,8 @@ def pose_of(location: Sequence[float], front: Sequence[float]) -> tuple[float, f
     mirrored.
     """
     yaw = float(np.degrees(np.arctan2(front[2] - location[2], front[0] - location[0])))
-    return float(location[0]), float(location[2]), float(location[1]), yaw
+    x, height, y = (round(float(number), 3) for number in location)
+    return x, y, height, round(yaw, 3)
 
 
 def _text(turn: float, brake: float, gain: float, speed: float) -> str:
