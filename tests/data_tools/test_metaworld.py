@@ -44,6 +44,7 @@ def returned(engine_is_there: None) -> Iterator[Film]:
         yield film_return(engine, 3, 4, np.random.default_rng(3))
 
 
+@pytest.mark.slow
 def test_a_task_is_filmed_in_phases(collected: Path) -> None:
     ((meta, path),) = (e for e in find_episodes([collected]) if "drawer-open" in e[0].id)
     frames = decode_mp4(path.read_bytes())
@@ -63,6 +64,7 @@ def test_a_task_is_filmed_in_phases(collected: Path) -> None:
     assert np.abs(controls).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_picture_is_the_right_way_up_and_moves(collected: Path) -> None:
     for _, path in find_episodes([collected]):
         frames = np.asarray(decode_mp4(path.read_bytes())).astype(int)
@@ -73,6 +75,7 @@ def test_the_picture_is_the_right_way_up_and_moves(collected: Path) -> None:
         assert np.abs(frames[-1] - frames[0]).max() > 60
 
 
+@pytest.mark.slow
 def test_the_task_on_its_own_gives_the_same_bytes(collected: Path, tmp_path: Path) -> None:
     """Two runs agree, and an episode does not depend on what the engine played before it."""
     first, third = (name for name in sorted(collected.glob("*door-close.mp4")))
@@ -84,11 +87,13 @@ def test_the_task_on_its_own_gives_the_same_bytes(collected: Path, tmp_path: Pat
     assert (tmp_path / third.name).with_suffix(".json").read_bytes() == text
 
 
+@pytest.mark.slow
 def test_each_episode_has_its_own_layout(collected: Path) -> None:
     scenes = [meta.scene for meta, _ in find_episodes([collected])]
     assert len(set(scenes)) == len(scenes) == 3
 
 
+@pytest.mark.slow
 def test_a_puck_is_carried_away_and_back(returned: Film) -> None:
     things = np.array([moment.thing for moment in returned.moments])
     hands = np.array([moment.hand for moment in returned.moments])
@@ -100,6 +105,7 @@ def test_a_puck_is_carried_away_and_back(returned: Film) -> None:
     assert texts.index("carry the puck to the goal") < texts.index("carry the puck back")
 
 
+@pytest.mark.slow
 def test_the_arm_looks_the_same_when_it_is_back(returned: Film) -> None:
     last = len(returned.frames) - STILL_FRAMES
     assert returned.revisits == [(i, last + i) for i in range(STILL_FRAMES)]
@@ -108,6 +114,7 @@ def test_the_arm_looks_the_same_when_it_is_back(returned: Film) -> None:
     assert psnr and middle and psnr[0] >= metaworld.MIN_RETURN_PSNR > middle[0] + 3
 
 
+@pytest.mark.slow
 def test_a_policy_that_fails_is_skipped(
     engine_is_there: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +126,7 @@ def test_a_policy_that_fails_is_skipped(
         film_task(engine, TASKS["button-press"], 0, 1)
 
 
+@pytest.mark.slow
 def test_failures_are_counted(
     engine_is_there: None,
     tmp_path: Path,
