@@ -20,7 +20,7 @@ import numpy as np
 
 from data_tools.collect.libero_engine import STEP_RATE, Engine, open_task, require_libero
 from data_tools.collect.libero_film import Film, film_task
-from data_tools.collect.runner import Outcome, attempt, new_parser, recipe_hash, run_command
+from data_tools.collect.runner import Outcome, attempt, new_parser, recipe_hash, run_command, total
 from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
 from data_tools.language import Language, in_words
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
@@ -118,7 +118,7 @@ class Settings:
                     yield _film_one(self, folder, index, engine)
 
     def report(self, kept: Sequence[Outcome]) -> dict[str, Any]:
-        return {"frames": sum(o.measures["frames"] for o in kept)}
+        return {"frames": total(kept, "frames")}
 
 
 def tasks_of(split: str) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ from data_tools.collect.runner import (
     recipe_hash,
     revisit_report,
     run_command,
+    total,
 )
 from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
 from data_tools.language import Language, in_words
@@ -108,7 +109,7 @@ class Settings:
                     yield _film_one(self, folder, index, engine)
 
     def report(self, kept: Sequence[Outcome]) -> dict[str, Any]:
-        return revisit_report(kept) | {"frames": sum(o.measures["frames"] for o in kept)}
+        return revisit_report(kept) | {"frames": total(kept, "frames")}
 
 
 def _film_one(settings: Settings, folder: Path, index: int, engine: Engine) -> Outcome:

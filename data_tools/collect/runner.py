@@ -242,7 +242,7 @@ def _row(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
 
 def revisit_report(kept: Sequence[Outcome]) -> dict[str, Any]:
     """Least and mean of `return_psnr`, each episode's (least, mean) PSNR between revisits, dB."""
-    psnrs = [outcome.measures["return_psnr"] for outcome in kept]
+    psnrs = [outcome.measures.get("return_psnr") for outcome in kept]
     psnrs = [pair for pair in psnrs if pair]
     return {
         "revisit psnr dB": {
@@ -252,6 +252,15 @@ def revisit_report(kept: Sequence[Outcome]) -> dict[str, Any]:
         if psnrs
         else None
     }
+
+
+def total(kept: Sequence[Outcome], name: str) -> int | None:
+    """Sum of a measure; None where an episode's is not known.
+
+    What an earlier call measured stands in its summary, which it did not write if it was killed.
+    """
+    values = [outcome.measures.get(name) for outcome in kept]
+    return sum(value for value in values if value) if None not in values else None
 
 
 def new_parser(

@@ -27,6 +27,7 @@ from data_tools.collect.runner import (
     recipe_hash,
     revisit_report,
     run_command,
+    total,
 )
 from data_tools.collect.supertuxkart_engine import (
     ASSETS,
@@ -128,7 +129,7 @@ class Settings:
                 yield _film_one(self, folder, index, game)
 
     def report(self, kept: Sequence[Outcome]) -> dict[str, Any]:
-        return revisit_report(kept) | {"frames": sum(o.measures["frames"] for o in kept)}
+        return revisit_report(kept) | {"frames": total(kept, "frames")}
 
 
 def _film_one(settings: Settings, folder: Path, index: int, game: Game) -> Outcome:

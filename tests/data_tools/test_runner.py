@@ -20,6 +20,7 @@ from data_tools.collect.runner import (
     recipe_hash,
     revisit_report,
     run_command,
+    total,
 )
 from data_tools.files import find_episodes, write_episode
 from sfv.data.schema import Provenance, SchemaError
@@ -184,3 +185,20 @@ def test_the_command_tells_errors_in_one_line_and_counts(
     assert "give --resume" in capsys.readouterr().err
     args.out = tmp_path / "other"
     assert run(Rooms(2, bad=0)) == 1
+
+
+def test_resuming_after_a_kill_tells_that_measures_are_not_known(tmp_path: Path) -> None:
+    """A killed call leaves episodes, but no summary with what it measured of them."""
+    collect(Lengths(3), tmp_path, 3)
+    (tmp_path / "summary.json").unlink()
+    assert collect(Lengths(3), tmp_path, 3, resume=True)["length"] is None
+    known = collect(Lengths(3), tmp_path / "whole", 3)
+    assert known["length"] == 3 and known["revisit psnr dB"] == {"least": 30.0, "mean": 40.0}
+
+
+@dataclass(frozen=True)
+class Lengths(Rooms):
+    """Rooms that report the sum of a measure."""
+
+    def report(self, kept: Sequence[Outcome]) -> dict[str, Any]:
+        return revisit_report(kept) | {"length": total(kept, "length")}
