@@ -242,8 +242,8 @@ def _row(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
 
 def revisit_report(kept: Sequence[Outcome]) -> dict[str, Any]:
     """Least and mean of `return_psnr`, each episode's (least, mean) PSNR between revisits, dB."""
-    psnrs = [outcome.measures.get("return_psnr") for outcome in kept]
-    psnrs = [pair for pair in psnrs if pair]
+    told = [outcome.measures.get("return_psnr") for outcome in kept]
+    psnrs = [pair for pair in told if pair]
     return {
         "revisit psnr dB": {
             "least": min(pair[0] for pair in psnrs),
