@@ -56,8 +56,8 @@ $(VENV)/.run: $(VENV)/bin/python requirements/run.txt requirements/weights.txt s
 	$(pip) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt
-	$(pip) -r requirements/dev.txt -r requirements/data.txt
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt requirements/worlds.txt
+	$(pip) -r requirements/data.txt -r requirements/worlds.txt -r requirements/dev.txt
 	@touch $@
 
 clean:

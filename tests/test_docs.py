@@ -11,7 +11,11 @@ import pytest
 from sfv.cli import VERBS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), ROOT / "data_tools/README.md"]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+    ROOT / "data_tools/README.md",
+]
 WITH_COMMENTS = [*PAGES, *sorted(ROOT.glob("experiments/**/*.yaml"))]
 
 
