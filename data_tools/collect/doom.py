@@ -18,35 +18,24 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from data_tools.collect.doom_engine import Engine, OffCourse, open_engine, require_vizdoom
-from data_tools.collect.doom_level import Array, Level, standing_places
-from data_tools.collect.doom_walks import (
-    ACTIONS,
-    CHUNK_FRAMES,
-    NoWay,
-    Walk,
-    explore,
-    revisits,
-    there_and_back,
-)
-from data_tools.collect.pictures import revisit_psnr, shrink
+from data_tools.collect.doom_engine import open_engine, require_vizdoom
+from data_tools.collect.doom_film import Stage, Take, film_walk, skipping_bad_walks
+from data_tools.collect.doom_level import standing_places
+from data_tools.collect.doom_walks import ACTIONS, NoWay, Walk, explore, there_and_back
 from data_tools.collect.runner import (
     Outcome,
-    Skipped,
+    add_language,
     attempt,
     new_parser,
     recipe_hash,
     revisit_report,
     run_command,
 )
-from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
-from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
+from data_tools.language import Language
+from sfv.data.schema import Provenance, SchemaError, Split
 from sfv.rng import seed_of
 
 VERSION = "1"
-FPS = 8.0
-MIN_RETURN_PSNR = 30.0
-MIN_BRIGHTNESS = 24.0
 MAX_ATTEMPTS = 30
 
 VAL_MAPS = ("MAP04", "MAP13", "MAP22")
@@ -74,6 +63,7 @@ class Settings:
         seed: of the walks and of the engine.
         maps: levels, taken in turn.
         actions: what the walker may do.
+        language: the actions' own texts, or varied words.
     """
 
     split: Split
@@ -84,6 +74,7 @@ class Settings:
     maps: tuple[str, ...]
     actions: tuple[str, ...]
     version: str = VERSION
+    language: Language = "plain"
 
     noun: ClassVar[str] = "walks"
     measures: ClassVar[tuple[str, ...]] = ("return_psnr",)
@@ -108,7 +99,9 @@ class Settings:
             )
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self)
+        """The fields; plain language is left out: its episodes are those of version 1."""
+        fields = asdict(self)
+        return {k: v for k, v in fields.items() if (k, v) != ("language", "plain")}
 
     def episode_id(self, index: int) -> str:
         return f"doom-{self.split}-{self.walk}-{index:05d}-{self.scene_of(index).lower()}"
@@ -133,40 +126,27 @@ class Settings:
         return revisit_report(kept)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A level to walk in: what films it, its geometry and where one can stand."""
-
-    engine: Engine
-    level: Level
-    places: Array
-
-
 def _collect_one(settings: Settings, folder: Path, index: int, stage: Stage) -> Outcome:
-    episode = settings.episode_id(index)
-    map_name = settings.scene_of(index)
+    map_name, episode = settings.scene_of(index), settings.episode_id(index)
 
     def film(number: int) -> Mapping[str, Any]:
         keys = (settings.split, settings.walk, index, number)
         rng = np.random.default_rng(seed_of(settings.seed, "doom-walk", *keys))
-        try:
+        take = Take(
+            episode,
+            settings.split,
+            f"freedoom2/{map_name}",
+            "ViZDoom, Freedoom: Phase 2",
+            Provenance("data_tools.collect.doom", VERSION, recipe_hash(settings)),
+            settings.size,
+            settings.walk == "return",
+            settings.language,
+            np.random.default_rng(seed_of(settings.seed, "doom-words", *keys)),
+        )
+        with skipping_bad_walks():
             walk = _plan(settings, stage, rng)
             stage.engine.load(map_name, seed_of(settings.seed, "doom-engine", *keys))
-            pictures, poses = stage.engine.film(walk.poses)
-        except NoWay as error:
-            raise Skipped("no way") from error
-        except OffCourse as error:
-            raise Skipped("off course (lift, conveyor or a thing in the way)") from error
-        frames = shrink(pictures, settings.size)
-        pairs = revisits(walk.poses)
-        psnr = revisit_psnr(frames, pairs)
-        if frames.mean() < MIN_BRIGHTNESS:
-            raise Skipped("too dark")
-        if settings.walk == "return" and psnr and psnr[0] < MIN_RETURN_PSNR:
-            raise Skipped("revisit looks different (flicker, animation)")
-        meta = _meta(settings, map_name, episode, walk, poses, pairs)
-        write_episode(folder, meta, encode_mp4(frames, FPS))
-        return {"return_psnr": psnr}
+            return film_walk(take, walk, stage, folder)
 
     return attempt(episode, MAX_ATTEMPTS, film)
 
@@ -176,37 +156,6 @@ def _plan(settings: Settings, stage: Stage, rng: np.random.Generator) -> Walk:
         raise NoWay("no room to stand in")
     plan = explore if settings.walk == "explore" else there_and_back
     return plan(stage.level, stage.places, rng, settings.chunks, settings.actions)
-
-
-def _meta(
-    settings: Settings,
-    map_name: str,
-    episode: str,
-    walk: Walk,
-    poses: list[tuple[float, float, float, float]],
-    pairs: list[tuple[int, int]],
-) -> EpisodeMeta:
-    actions = tuple(
-        Action(text, i * CHUNK_FRAMES, (i + 1) * CHUNK_FRAMES)
-        for i, text in enumerate(walk.actions)
-    )
-    return EpisodeMeta(
-        id=episode,
-        split=settings.split,
-        scene=f"freedoom2/{map_name}",
-        domain="navigation",
-        source="ViZDoom, Freedoom: Phase 2",
-        licence="BSD-3-Clause",
-        fps=FPS,
-        num_frames=len(poses),
-        height=settings.size,
-        width=settings.size,
-        actions=actions,
-        poses=tuple(poses),
-        revisits=tuple(pairs),
-        provenance=Provenance("data_tools.collect.doom", VERSION, recipe_hash(settings)),
-        encoding=Encoding("video", VIDEO_CODEC, "uint8"),
-    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -225,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--chunks", type=int, default=25, help="actions an episode, 8 frames each")
     p.add_argument("--maps", nargs="+", metavar="MAPnn", help="levels; none: all of the split")
     p.add_argument("--strafe", action="store_true", help='also "step left" and "step right"')
+    add_language(p)
     return p
 
 
@@ -238,6 +188,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         seed=args.seed,
         maps=tuple(args.maps or MAPS[args.split]),
         actions=ACTIONS if args.strafe else ACTIONS[:4],
+        language=args.language,
     )
 
 

@@ -45,12 +45,20 @@ class Engine:
     game: Any
     variables: tuple[Any, ...]
 
-    def load(self, map_name: str, seed: int) -> None:
-        """Start a level afresh; the same seed gives the same flicker and the same frames."""
+    def load(self, map_name: str, seed: int, still: bool = False) -> None:
+        """Start a level afresh; the same seed gives the same flicker and the same frames.
+
+        Args:
+            map_name: of Freedoom or of the WAD given to `open_engine`.
+            seed: of the engine.
+            still: stop all things: flames and lamps no longer flicker.
+        """
         self.game.set_doom_map(map_name)
         self.game.set_seed(seed % 2**31)
         self.game.new_episode()
         self.game.send_game_command("god")
+        if still:
+            self.game.send_game_command("freeze")
         self._wait(_WARM_UP_TICS)
 
     def level(self) -> Level:
@@ -64,8 +72,9 @@ class Engine:
             )
             for s in state.sectors
         ]
-        things = [(t.position_x, t.position_y) for t in state.objects if "Player" not in t.name]
-        return level_from(sectors, things)
+        things = [thing for thing in state.objects if "Player" not in thing.name]
+        places = [(thing.position_x, thing.position_y) for thing in things]
+        return level_from(sectors, places, [thing.name for thing in things])
 
     def film(
         self, poses: Sequence[Pose]
@@ -124,11 +133,12 @@ def require_vizdoom() -> ModuleType:
 
 
 @contextmanager
-def open_engine(survey: bool = False) -> Iterator[Engine]:
+def open_engine(survey: bool = False, wad: bytes | None = None) -> Iterator[Engine]:
     """Start ViZDoom on Freedoom: no monsters, no hands, no status bar, 160x120 RGB.
 
     Args:
         survey: tell the level's geometry (`Engine.level`), which makes each picture slow.
+        wad: more levels, beside Freedoom's own.
 
     Raises:
         MissingEngine: the package is not installed.
@@ -153,6 +163,10 @@ def open_engine(survey: bool = False) -> Iterator[Engine]:
     game.set_episode_timeout(0)
     with tempfile.TemporaryDirectory() as folder:
         game.set_doom_config_path(str(Path(folder) / "vizdoom.ini"))
+        if wad is not None:
+            levels = Path(folder) / "levels.wad"
+            levels.write_bytes(wad)
+            game.set_doom_scenario_path(str(levels))
         with chdir(folder):  # where the engine leaves its files
             game.init()
         try:

@@ -5,7 +5,7 @@ an opening lower than 56 units; the same limits hold in the engine.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,11 +58,13 @@ class Level:
         walls: lines that stop a walker, `n x1 y1 x2 y2`.
         hull: lines with a sector on one side only; they enclose the level.
         things: positions of everything else in the level, `n x y`.
+        kinds: the things' classes in the engine; empty where they are not known.
     """
 
     walls: Array
     hull: Array
     things: Array
+    kinds: tuple[str, ...] = ()
 
     def clear(self, points: Array) -> NDArray[np.bool_]:
         """Tell for each of `points` (`n x y`) whether one can stand there."""
@@ -87,7 +89,11 @@ class Level:
         return float(distance[hit].min(initial=np.inf))
 
 
-def level_from(sectors: Iterable[Sector], things: Iterable[tuple[float, float]]) -> Level:
+def level_from(
+    sectors: Iterable[Sector],
+    things: Iterable[tuple[float, float]],
+    kinds: Sequence[str] = (),
+) -> Level:
     """Build the level from its sectors; a line that two sectors name is open unless it is solid."""
     sides: dict[tuple[float, float, float, float], list[Sector]] = {}
     solid: dict[tuple[float, float, float, float], bool] = {}
@@ -101,6 +107,7 @@ def level_from(sectors: Iterable[Sector], things: Iterable[tuple[float, float]])
         walls=np.array(walls, dtype=np.float64).reshape(-1, 4),
         hull=np.array(hull, dtype=np.float64).reshape(-1, 4),
         things=np.array(list(things), dtype=np.float64).reshape(-1, 2),
+        kinds=tuple(kinds),
     )
 
 

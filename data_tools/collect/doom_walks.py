@@ -87,7 +87,7 @@ def explore(
     Raises:
         NoWay: the start has no room.
     """
-    start = _start(level, places, rng)
+    start = find_start(level, places, rng)
     done: list[str] = []
     poses: list[Pose] = []
     plan: list[str] = []
@@ -127,7 +127,12 @@ def revisits(poses: Sequence[Pose]) -> list[tuple[int, int]]:
     return pairs
 
 
-def _start(level: Level, places: Array, rng: np.random.Generator) -> Pose:
+def find_start(level: Level, places: Array, rng: np.random.Generator) -> Pose:
+    """Draw a pose with an open view.
+
+    Raises:
+        NoWay: there is none nearby.
+    """
     for _ in range(20):
         x, y = places[rng.integers(len(places))]
         yaw = float(rng.integers(64)) * TURN_DEGREES

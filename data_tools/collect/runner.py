@@ -290,6 +290,16 @@ def new_parser(
     return p
 
 
+def add_language(p: argparse.ArgumentParser) -> None:
+    """Add `--language`."""
+    p.add_argument(
+        "--language",
+        choices=("plain", "varied"),
+        default="plain",
+        help="plain: each action in its one text; varied: drawn from many phrases",
+    )
+
+
 def run_command(recipe_of: Callable[[argparse.Namespace], Recipe], args: argparse.Namespace) -> int:
     """Collect as the arguments say and print the summary.
 

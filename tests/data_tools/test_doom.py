@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.collect import doom
+from data_tools.collect import doom, doom_film
 from data_tools.collect import pictures as pictures_module
 from data_tools.collect.doom_engine import Engine, OffCourse
 from data_tools.collect.doom_level import standing_places
@@ -24,6 +24,7 @@ from data_tools.collect.doom_walks import (
 from data_tools.collect.pictures import shrink
 from data_tools.collect.runner import collect, recipe_hash
 from data_tools.files import find_episodes
+from data_tools.language import canonical
 from sfv.data.schema import EpisodeMeta, SchemaError, reverse_action
 from sfv.data.stages import decode_mp4
 from tests.data_tools.conftest import EXPLORE, RETURN
@@ -52,7 +53,7 @@ def test_return_walks_show_the_same_place_again(return_walks: Path) -> None:
         assert frames.shape == (56, 32, 32, 3) and meta.num_frames == 56
         last = 4 * CHUNK_FRAMES - 1
         for i in range(1, 3 * CHUNK_FRAMES + 1):
-            assert psnr(frames[last - i], frames[last + i]) >= doom.MIN_RETURN_PSNR
+            assert psnr(frames[last - i], frames[last + i]) >= doom_film.MIN_RETURN_PSNR
         assert {later for _, later in meta.revisits} >= set(range(last + 1, 56))
         for first, later in meta.revisits:
             assert meta.poses is not None and meta.poses[first] == meta.poses[later]
@@ -158,7 +159,7 @@ def test_resume_refuses_other_settings(explore_walks: Path) -> None:
 def test_every_walk_is_accounted_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doom, "MIN_BRIGHTNESS", 300)
+    monkeypatch.setattr(doom_film, "MIN_BRIGHTNESS", 300)
     monkeypatch.setattr(doom, "MAX_ATTEMPTS", 3)
     args = "--episodes 2 --chunks 3 --size 16 --workers 1 --maps MAP01 --out"
     assert doom.main([*args.split(), str(tmp_path)]) == 1
@@ -172,7 +173,7 @@ def test_every_walk_is_accounted_for(
 def test_return_walks_that_look_different_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doom, "MIN_RETURN_PSNR", 99.5)
+    monkeypatch.setattr(doom_film, "MIN_RETURN_PSNR", 99.5)
     monkeypatch.setattr(doom, "MAX_ATTEMPTS", 1)
     summary = collect(dataclasses.replace(RETURN, chunks=3), tmp_path, 1)
     assert list(summary["walks skipped"]) == ["revisit looks different (flicker, animation)"]
@@ -181,7 +182,7 @@ def test_return_walks_that_look_different_are_skipped(
 def test_the_summary_tells_how_well_revisits_agree(return_walks: Path) -> None:
     summary = json.loads((return_walks / "summary.json").read_text())
     assert summary["episodes"]["kept"] == 4
-    assert summary["revisit psnr dB"]["least"] >= doom.MIN_RETURN_PSNR
+    assert summary["revisit psnr dB"]["least"] >= doom_film.MIN_RETURN_PSNR
     frames = {meta.id: (frames, meta.revisits) for meta, frames in load(return_walks)}
     for walk in summary["walks"]:
         video, pairs = frames[walk["id"]]
@@ -249,3 +250,16 @@ def test_shrink_averages_over_area(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shrink_brightens_dark_pixels() -> None:
     grey = np.full((1, 24, 32, 3), 51, np.uint8)
     assert np.unique(shrink(grey, 12)).tolist() == [round(255 * 0.2 ** (1 / pictures_module.GAMMA))]
+
+
+def test_varied_words_change_only_the_texts(explore_walks: Path, tmp_path: Path) -> None:
+    varied = dataclasses.replace(EXPLORE, language="varied")
+    assert "language" not in EXPLORE.settings() and varied.settings()["language"] == "varied"
+    collect(varied, tmp_path, 2)
+    plain = load(explore_walks)[:2]
+    texts = set()
+    for (meta, frames), (other, others) in zip(load(tmp_path), plain, strict=True):
+        assert np.array_equal(frames, others) and meta.poses == other.poses
+        assert [canonical(action) for action in meta.actions] == [a.text for a in other.actions]
+        texts |= {action.text for action in meta.actions}
+    assert len(texts) > 6

@@ -1,0 +1,207 @@
+"""Collect walks through own mazes with ViZDoom: endless scenes, exact returns, no display.
+
+    python -m data_tools.collect.doom_mazes --out data/mazes/train --split train --episodes 200
+    python -m data_tools.collect.doom_mazes --out data/mazes/test --split test --walk loop \
+        --chunks 33 --episodes 8
+
+The number of a maze decides it, and its last digit decides its split: 8 is val, 9 is test, the
+others are train. Flames stand still, so frames at the same pose are the same to the last bit.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+
+from data_tools.collect.doom_engine import open_engine, require_vizdoom
+from data_tools.collect.doom_film import Stage, Take, film_walk, skipping_bad_walks
+from data_tools.collect.doom_level import standing_places
+from data_tools.collect.doom_maze import Maze, make_maze, wad
+from data_tools.collect.doom_tours import around_a_block, round_trip, turn_around
+from data_tools.collect.doom_walks import ACTIONS, Walk, explore, there_and_back
+from data_tools.collect.runner import (
+    Outcome,
+    add_language,
+    attempt,
+    new_parser,
+    recipe_hash,
+    revisit_report,
+    run_command,
+)
+from data_tools.language import Language
+from sfv.data.schema import Provenance, SchemaError, Split
+from sfv.rng import seed_of
+
+VERSION = "1"
+MAX_ATTEMPTS = 30
+LAST_DIGITS = {"train": (0, 1, 2, 3, 4, 5, 6, 7), "val": (8,), "test": (9,)}
+
+Kind = Literal["explore", "return", "turn360", "round-trip", "loop"]
+LENGTHS: dict[str, tuple[int, int, str]] = {
+    "explore": (2, 1, "any number from 2 on"),
+    "return": (3, 2, "n+1 out and n back: an odd number from 3 on, e.g. 27"),
+    "turn360": (9, 1, "1 of walking and 8 for once around: a number from 9 on"),
+    "round-trip": (11, 2, "n+1 out, 4 turning, n back, 4 turning: an odd number from 11 on"),
+    "loop": (18, 1, "more than the shortest way around, 16: a number from 18 on, e.g. 33"),
+}
+"""Kind of walk → least number of chunks, step, and the rule in words."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the content of an episode.
+
+    Args:
+        split: picks the mazes.
+        walk: what is walked; all but `explore` test memory.
+        chunks: actions an episode, 8 frames each.
+        size: height and width of the frames, pixels.
+        seed: of the walks; a maze depends on its number alone.
+        mazes: how many mazes, taken in turn.
+        language: the actions' own texts, or varied words.
+    """
+
+    split: Split
+    walk: Kind
+    chunks: int
+    size: int
+    seed: int
+    mazes: int
+    language: Language = "plain"
+    version: str = VERSION
+
+    noun: ClassVar[str] = "walks"
+    measures: ClassVar[tuple[str, ...]] = ("return_psnr",)
+    jobs_per_worker: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        least, step, rule = LENGTHS[self.walk]
+        if self.chunks < least or (self.chunks - least) % step:
+            raise SchemaError(f"--chunks {self.chunks}: a {self.walk} walk needs {rule}")
+        if self.mazes < 1 or not 16 <= self.size <= 120:
+            raise SchemaError(
+                f"--mazes {self.mazes} --size {self.size}: allowed are mazes >= 1 and "
+                "16 <= size <= 120"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def episode_id(self, index: int) -> str:
+        return f"mazes-{self.split}-{self.walk}-{index:05d}-{self.number_of(index):06d}"
+
+    def scene_of(self, index: int) -> str:
+        return f"maze/{self.number_of(index):06d}"
+
+    def number_of(self, index: int) -> int:
+        """Number of the episode's maze."""
+        digits = LAST_DIGITS[self.split]
+        ten, place = divmod(index % self.mazes, len(digits))
+        return 10 * ten + digits[place]
+
+    def require(self) -> None:
+        require_vizdoom()
+
+    def film(self, indices: Sequence[int], folder: Path) -> Iterator[Outcome]:
+        """Film and write episodes; all mazes are in one WAD, so the engine starts once."""
+        mazes = {number: make_maze(number) for number in sorted(set(map(self.number_of, indices)))}
+        with open_engine(wad=wad(list(mazes.values()))) as engine:
+            for number, chosen in groupby(indices, self.number_of):
+                level = mazes[number].level()
+                stage = Stage(engine, level, standing_places(level))
+                for index in chosen:
+                    yield _collect_one(self, folder, index, stage, mazes[number])
+
+    def report(self, kept: Sequence[Outcome]) -> dict[str, Any]:
+        return revisit_report(kept)
+
+
+def _collect_one(settings: Settings, folder: Path, index: int, stage: Stage, maze: Maze) -> Outcome:
+    episode = settings.episode_id(index)
+
+    def film(number: int) -> Mapping[str, Any]:
+        keys = (settings.split, settings.walk, index, number)
+        rng = np.random.default_rng(seed_of(settings.seed, "maze-walk", *keys))
+        take = Take(
+            episode,
+            settings.split,
+            settings.scene_of(index),
+            "ViZDoom, own maze with textures of Freedoom: Phase 2",
+            Provenance("data_tools.collect.doom_mazes", VERSION, recipe_hash(settings)),
+            settings.size,
+            settings.walk != "explore",
+            settings.language,
+            np.random.default_rng(seed_of(settings.seed, "maze-words", *keys)),
+        )
+        with skipping_bad_walks():
+            walk = plan(settings.walk, settings.chunks, stage, maze, rng)
+            stage.engine.load(maze.map_name, seed_of(settings.seed, "maze", *keys), still=True)
+            return film_walk(take, walk, stage, folder)
+
+    return attempt(episode, MAX_ATTEMPTS, film)
+
+
+def plan(kind: Kind, chunks: int, stage: Stage, maze: Maze, rng: np.random.Generator) -> Walk:
+    """Plan a walk of this kind.
+
+    Raises:
+        NoWay: there is no room for it; try again.
+    """
+    level, places = stage.level, stage.places
+    if kind == "explore":
+        return explore(level, places, rng, chunks, ACTIONS[:4])
+    if kind == "return":
+        return there_and_back(level, places, rng, chunks, ACTIONS[:4])
+    if kind == "turn360":
+        return turn_around(level, places, rng, chunks)
+    if kind == "round-trip":
+        return round_trip(level, places, rng, chunks)
+    return around_a_block(maze, rng, chunks)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = new_parser(
+        "doom_mazes",
+        "Collect action-annotated walks through own mazes (ViZDoom, no display).",
+        episodes=200, size=64, workers=2,
+    )  # fmt: skip
+    p.add_argument(
+        "--walk",
+        choices=get_args(Kind),
+        default="explore",
+        help="explore: random, with turns back; return: out and back by reverse actions; turn360: "
+        "once around and on; round-trip: out, half turn, back, half turn; loop: around a block of "
+        "the maze, again and again",
+    )
+    p.add_argument("--chunks", type=int, default=33, help="actions an episode, 8 frames each")
+    p.add_argument("--mazes", type=int, default=100, help="mazes of the split, taken in turn")
+    add_language(p)
+    return p
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Turn the command's arguments into settings."""
+    return Settings(
+        split=args.split,
+        walk=args.walk,
+        chunks=args.chunks,
+        size=args.size,
+        seed=args.seed,
+        mazes=args.mazes,
+        language=args.language,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0 when every wanted episode was kept."""
+    return run_command(settings_of, parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
