@@ -73,7 +73,14 @@ def test_the_wheel_holds_every_source_and_nothing_else(wheel):
     expected = {
         str(path.relative_to(ROOT))
         for package in PACKAGES
-        for pattern in ("*.py", "*.html", "configs/**/*.yaml", "sweeps/**/*.yaml", "py.typed")
+        for pattern in (
+            "*.py",
+            "*.html",
+            "*.lua",
+            "configs/**/*.yaml",
+            "sweeps/**/*.yaml",
+            "py.typed",
+        )
         for path in (ROOT / package).rglob(pattern)
     }
     assert {"sfv/py.typed", "sfv/report/report.html", "data_tools/collect/doom.py"} <= expected

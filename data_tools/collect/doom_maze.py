@@ -93,8 +93,8 @@ LOOKS = (
     Look(("ROCK1", "TANROCK2", "ASHWALL2"), "GRASS1", "F_SKY1", 160),
     Look(("ZIMMER1", "ZIMMER2", "BSTONE1"), "GRASS2", "F_SKY1", 160),
     Look(("REDWALL", "SP_HOT1", "BRICK5"), "FLOOR6_1", "FLAT2"),
-    Look(("CEMENT1", "CEMENT7", "GRAY7"), "FLOOR5_1", "CEIL4_1"),
-    Look(("BRONZE1", "BRONZE2", "BRONZE3"), "FLOOR7_1", "CEIL4_2"),
+    Look(("CEMENT1", "CEMENT7", "GRAY7"), "FLOOR5_1", "CEIL5_2"),
+    Look(("BRONZE1", "BRONZE2", "BRONZE3"), "FLOOR7_1", "FLAT8"),
     Look(("ICKWALL1", "ICKWALL3", "PIPEWAL2"), "FLAT19", "CEIL3_1"),
 )
 

@@ -33,13 +33,13 @@ from data_tools.collect.runner import (
     revisit_report,
     run_command,
 )
+from data_tools.collect.scenes import scene_number
 from data_tools.language import Language
 from sfv.data.schema import Provenance, SchemaError, Split
 from sfv.rng import seed_of
 
 VERSION = "1"
 MAX_ATTEMPTS = 30
-LAST_DIGITS = {"train": (0, 1, 2, 3, 4, 5, 6, 7), "val": (8,), "test": (9,)}
 
 Kind = Literal["explore", "return", "turn360", "round-trip", "loop"]
 LENGTHS: dict[str, tuple[int, int, str]] = {
@@ -100,9 +100,7 @@ class Settings:
 
     def number_of(self, index: int) -> int:
         """Number of the episode's maze."""
-        digits = LAST_DIGITS[self.split]
-        ten, place = divmod(index % self.mazes, len(digits))
-        return 10 * ten + digits[place]
+        return scene_number(self.split, index % self.mazes)
 
     def require(self) -> None:
         require_vizdoom()

@@ -8,15 +8,15 @@ _FINE = 8
 """Steps of a brightness level that are told apart before brightening."""
 
 
-def shrink(pictures: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Crop the middle square, average down to `size` pixels and brighten by GAMMA."""
+def shrink(pictures: NDArray[np.uint8], size: int, gamma: float | None = None) -> NDArray[np.uint8]:
+    """Crop the middle square, average down to `size` pixels and brighten by gamma (None: GAMMA)."""
     side = pictures.shape[1]
     left = (pictures.shape[2] - side) // 2
     weights = area_weights(side, size)
     planes = np.moveaxis(pictures[:, :, left : left + side], 3, 1).astype(np.float32)
     small = np.moveaxis(weights @ planes @ weights.T, 1, 3)
     levels = np.arange(_FINE * 255 + 1) / (_FINE * 255)
-    brighter = np.round(255 * levels ** (1 / GAMMA)).astype(np.uint8)
+    brighter = np.round(255 * levels ** (1 / (gamma or GAMMA))).astype(np.uint8)
     return np.asarray(brighter[np.rint(small * _FINE).astype(np.int64)])
 
 

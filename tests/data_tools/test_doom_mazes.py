@@ -28,6 +28,7 @@ from data_tools.collect.doom_maze import (
 from data_tools.collect.doom_tours import around_a_block, round_trip, turn_around
 from data_tools.collect.doom_walks import CHUNK_FRAMES, Pose, Walk, move, revisits
 from data_tools.collect.runner import collect
+from data_tools.collect.scenes import LAST_DIGITS
 from data_tools.files import find_episodes
 from data_tools.language import canonical, phrases
 from sfv.data.schema import SchemaError
@@ -225,13 +226,13 @@ def test_a_loop_is_the_same_to_the_last_bit_on_every_lap(tmp_path: Path) -> None
 def test_the_last_digit_of_a_maze_tells_its_split(split: str) -> None:
     settings = dataclasses.replace(LOOP, split=split, mazes=20)
     numbers = [settings.number_of(index) for index in range(40)]
-    assert {number % 10 for number in numbers} == set(doom_mazes.LAST_DIGITS[split])
+    assert {number % 10 for number in numbers} == set(LAST_DIGITS[split])
     assert len(set(numbers)) == 20 and numbers[:20] == numbers[20:]
     assert len(json.dumps(settings.settings())) > 10
 
 
 def test_the_splits_share_no_digit() -> None:
-    digits = [digit for split in doom_mazes.LAST_DIGITS.values() for digit in split]
+    digits = [digit for split in LAST_DIGITS.values() for digit in split]
     assert sorted(digits) == list(range(10))
 
 
