@@ -23,11 +23,7 @@ from numpy.typing import NDArray
 from data_tools.collect.minetest_engine import Minetest, World, open_minetest, require_minetest
 from data_tools.collect.minetest_film import FPS, film, frame_psnr, little_to_see
 from data_tools.collect.minetest_walks import (
-    CHUNK_FRAMES,
-    LOOK_DEGREES,
     NOBODY,
-    STEP_BLOCKS,
-    TURN_DEGREES,
     Ground,
     NoWay,
     Walk,
@@ -36,6 +32,7 @@ from data_tools.collect.minetest_walks import (
     revisits,
     there_and_back,
 )
+from data_tools.collect.minetest_words import tell
 from data_tools.collect.pictures import revisit_psnr, shrink
 from data_tools.collect.runner import (
     Outcome,
@@ -49,8 +46,8 @@ from data_tools.collect.runner import (
 )
 from data_tools.collect.scenes import scene_number
 from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
-from data_tools.language import Language, in_words
-from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
+from data_tools.language import Language
+from sfv.data.schema import Encoding, EpisodeMeta, Provenance, SchemaError, Split
 from sfv.rng import seed_of
 
 VERSION = "1"
@@ -265,8 +262,6 @@ def _meta(
         (round(v.x, 3), round(v.y, 3), round(ground.height(v.x, v.y), 3), round(v.yaw, 3) % 360)
         for v in walk.views
     )
-    actions = [_action(walk, chunk) for chunk in range(len(walk.actions))]
-    told = in_words(actions, settings.language, words, [_facts(action.text) for action in actions])
     return EpisodeMeta(
         id=settings.episode_id(index),
         split=settings.split,
@@ -278,30 +273,12 @@ def _meta(
         num_frames=len(poses),
         height=settings.size,
         width=settings.size,
-        actions=told,
+        actions=tell(walk, ground, settings.language, words),
         poses=poses,
         revisits=tuple(pairs),
         provenance=Provenance("data_tools.collect.minetest", VERSION, recipe_hash(settings)),
         encoding=Encoding("video", VIDEO_CODEC, "uint8"),
     )
-
-
-def _action(walk: Walk, chunk: int) -> Action:
-    """A chunk with what poses do not tell: pitch, and blocks that were built."""
-    start, stop = chunk * CHUNK_FRAMES, (chunk + 1) * CHUNK_FRAMES
-    raw: dict[str, Any] = {"pitch": round(walk.views[stop - 1].pitch, 3)}
-    built = [asdict(edit) for edit in walk.edits if start <= edit.frame < stop]
-    if built:
-        raw["built"] = built
-    return Action(walk.actions[chunk], start, stop, raw)
-
-
-def _facts(action: str) -> dict[str, Any]:
-    if action.startswith("turn"):
-        return {"degrees": CHUNK_FRAMES * TURN_DEGREES}
-    if action.startswith("look"):
-        return {"degrees": CHUNK_FRAMES * LOOK_DEGREES}
-    return {"steps": int(CHUNK_FRAMES * STEP_BLOCKS)} if action.startswith("walk") else {}
 
 
 def parser() -> argparse.ArgumentParser:

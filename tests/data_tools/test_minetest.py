@@ -22,11 +22,21 @@ from data_tools.collect.minetest_engine import (
     require_minetest,
 )
 from data_tools.collect.minetest_film import frame_psnr, little_to_see, pose_of
-from data_tools.collect.minetest_walks import NOBODY, Ground, NoWay, View, landmark
+from data_tools.collect.minetest_walks import (
+    NOBODY,
+    Edit,
+    Ground,
+    NoWay,
+    View,
+    Walk,
+    landmark,
+    move,
+)
+from data_tools.collect.minetest_words import _facts, tell
 from data_tools.collect.runner import MissingEngine, Outcome, collect
 from data_tools.collect.xvfb import open_screen
 from data_tools.files import find_episodes
-from data_tools.language import canonical
+from data_tools.language import canonical, phrases
 from sfv.data.schema import Provenance, SchemaError
 from sfv.data.stages import decode_mp4
 from tests.data_tools.test_minetest_walks import ground
@@ -123,6 +133,25 @@ def test_the_metadata_of_a_walk() -> None:
     assert meta.poses[37] == pytest.approx(
         (view.x, view.y, land.height(view.x, view.y), view.yaw), abs=1e-3
     )
+
+
+def test_a_placed_block_is_a_landmark_while_it_is_ahead_and_in_the_open() -> None:
+    heights = np.full((61, 61), 5)
+    flat = Ground(70, -80, heights, np.full((61, 61), "default:stone"))
+    views = [*move(View(100, -50, 0), "walk forward"), *move(View(104, -50, 0), "turn left")]
+    views += move(views[-1], "turn right")
+    actions = ("walk forward", "turn left", "turn right")
+    walk = Walk(actions, tuple(views), (Edit(4, (110, 6, -50), "wool:dark_green"),))
+    steps, left, right = _facts(walk, flat)
+    assert steps == {"steps": 4, "landmark": "dark green wool block"}
+    assert left == {"degrees": 45} and right == {"degrees": 45, "landmark": "dark green wool block"}
+    heights[30, 37] = 9
+    assert _facts(walk, flat)[0] == {"steps": 4}
+    dug = dataclasses.replace(walk, edits=(Edit(4, (110, 6, -50), "air"),))
+    assert _facts(dug, flat)[0] == {"steps": 4}
+    told = tell(walk, flat, "varied", np.random.default_rng(1))
+    assert told[0].raw["built"] == [{"frame": 4, "place": (110, 6, -50), "node": "wool:dark_green"}]
+    assert told[1].text in phrases("turn left", degrees=45)
 
 
 def test_the_report_tells_how_much_blocks_show() -> None:
