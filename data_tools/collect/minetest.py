@@ -4,8 +4,11 @@
     python -m data_tools.collect.minetest --out data/minetest/test --split test --walk landmark \
         --chunks 26 --episodes 8
 
-The number of a world decides it, and its last digit decides its split: 8 is val, 9 is test, the
+The number of a world decides its map, and its last digit its split: 8 is val, 9 is test, the
 others are train. Each view is filmed until two pictures of it agree, so nothing is missing.
+
+The map, the walks and the words come out the same in a second run; the pictures nearly so: what is far
+away may arrive late and differ in a few pixels.
 """
 
 import argparse

@@ -22,6 +22,29 @@ for name, picture in pairs({
   end
 end
 
+-- The game turns trees and drops leaves by a generator that is seeded by the clock. Trees that all face
+-- one way, with every leaf that is likely, make a world that comes out the same each time.
+minetest.register_on_mods_loaded(function()
+  local found = {}
+  for key, decoration in pairs(minetest.registered_decorations) do
+    found[#found + 1] = {tostring(key), decoration}
+  end
+  table.sort(found, function(a, b) return a[1] < b[1] end)
+  minetest.clear_registered_decorations()
+  for _, pair in ipairs(found) do
+    local decoration = pair[2]
+    if decoration.deco_type == "schematic" then
+      local plan = minetest.read_schematic(decoration.schematic, {})
+      for _, node in ipairs(plan.data) do node.prob = node.prob >= 127 and 254 or 0 end
+      for _, slice in ipairs(plan.yslice_prob or {}) do
+        slice.prob = slice.prob >= 127 and 254 or 0
+      end
+      decoration.schematic, decoration.rotation = plan, "0"
+    end
+    minetest.register_decoration(decoration)
+  end
+end)
+
 local function write(name, text)
   local file = io.open(folder .. "/" .. name .. ".tmp", "w")
   file:write(text)

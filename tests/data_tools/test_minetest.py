@@ -285,6 +285,19 @@ def test_axes_of_the_game(game: Minetest, meadow: Ground) -> None:
 
 @needs_minetest
 @pytest.mark.slow
+def test_a_world_that_is_made_again_has_the_same_plants() -> None:
+    grounds = []
+    for _ in range(2):
+        with open_minetest(minetest.make_world(9), 16) as again:
+            grounds.append(minetest.find_ground(again, 9))
+    one, other = grounds
+    assert (one.x, one.y) == (other.x, other.y) and len(np.unique(one.tops)) > 1
+    assert np.array_equal(one.heights, other.heights) and np.array_equal(one.tops, other.tops)
+    assert 0.4 < (one.heights > NOBODY).mean() < 1
+
+
+@needs_minetest
+@pytest.mark.slow
 def test_a_block_that_was_placed_is_there_on_the_way_back(tmp_path: Path) -> None:
     summary = collect(LANDMARK, tmp_path, 1)
     assert summary["episodes"]["kept"] == 1
