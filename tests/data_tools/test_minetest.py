@@ -182,23 +182,30 @@ def test_a_screen_that_does_not_start_is_told() -> None:
 
 
 @needs_xvfb
-def test_a_killed_process_leaves_no_screen_behind() -> None:
-    assert_nothing_is_left("from data_tools.collect.xvfb import open_screen as start", "64, 64", 1)
+def test_a_killed_process_leaves_no_screen_behind(tmp_path: Path) -> None:
+    assert_nothing_is_left(
+        tmp_path, "from data_tools.collect.xvfb import open_screen as start", "64, 64", 1
+    )
 
 
 @needs_minetest
 @pytest.mark.slow
-def test_a_killed_process_leaves_no_game_behind() -> None:
+def test_a_killed_process_leaves_no_game_behind(tmp_path: Path) -> None:
     engine = "data_tools.collect.minetest_engine"
     start = f"from {engine} import World, open_minetest as start"
-    assert_nothing_is_left(start, "World(1, 'v7', 0.5), 32", 2)
+    assert_nothing_is_left(tmp_path, start, "World(1, 'v7', 0.5), 32", 2)
 
 
-def assert_nothing_is_left(start: str, arguments: str, count: int) -> None:
+def assert_nothing_is_left(folder: Path, start: str, arguments: str, count: int) -> None:
     """Kill a process that has started programs; they have to end by themselves."""
+    env = os.environ | {"TMPDIR": str(folder)}
     code = f"{start}\nwith start({arguments}):\n    print('up', flush=True)\n    input()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env,
     )
     assert process.stdout is not None and process.stdin is not None
     assert process.stdout.readline() == "up\n"
