@@ -12,6 +12,9 @@ PYTEST_ARGS ?= -q -n 2 --dist loadscope
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 
+# Debian packages whose worlds' tests are skipped without them; installed where that is allowed: as root.
+DEBIAN_WORLDS := minetest minetest-data minetest-server xvfb xauth libegl1 libegl-mesa0 libgl1-mesa-dri libgl1
+
 .PHONY: demo test check format lint types imports clean help
 
 help:
@@ -24,7 +27,7 @@ help:
 demo: $(VENV)/.run
 	$(bin)/sfv demo --out $(OUT) $(if $(QUICK),--quick) $(DEMO_ARGS)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.worlds
 	$(bin)/python -m pytest $(PYTEST_ARGS)
 
 # The tests run these checks too (tests/test_house_rules.py); here they come first and fail fast.
@@ -58,6 +61,15 @@ $(VENV)/.run: $(VENV)/bin/python requirements/run.txt requirements/weights.txt s
 
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt requirements/worlds.txt
 	$(pip) -r requirements/data.txt -r requirements/worlds.txt -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.worlds: $(VENV)/.dev
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing the Debian packages of the test worlds: $(DEBIAN_WORLDS)"; \
+	  dpkg -s $(DEBIAN_WORLDS) >/dev/null 2>&1 \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEBIAN_WORLDS) >/dev/null; } \
+	  || echo "That failed: the tests of Minetest and Meta-World may be skipped."; \
+	fi
 	@touch $@
 
 clean:

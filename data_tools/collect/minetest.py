@@ -158,7 +158,8 @@ class Settings:
 
     def report(self, kept: Sequence[Outcome]) -> dict[str, Any]:
         """Revisits, and how much the built block changes the picture (dB; low is visible)."""
-        shown = [o.measures["landmark_psnr"] for o in kept if o.measures["landmark_psnr"]]
+        found = [o.measures.get("landmark_psnr") for o in kept]
+        shown = [psnr for psnr in found if psnr]
         mean = round(sum(shown) / len(shown), 2) if shown else None
         return revisit_report(kept) | {"landmark psnr dB": mean}
 
