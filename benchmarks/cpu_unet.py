@@ -89,10 +89,12 @@ def fast_step(denoiser: VideoUNet) -> Work:
     text = inputs(1)[2]
     settings = FastSettings(num_steps=1, probe_draws=0)
     weights = TemporalLoRA(denoiser, r=RANK, alpha=float(RANK))
-    learner = FastLearner(denoiser, weights, SCHEDULE, lambda: text, settings, precision="bf16")
-    learner.begin("benchmark")
+    learner = FastLearner(
+        denoiser, weights, SCHEDULE, lambda _: text, NUM_CONTEXT, settings, precision="bf16"
+    )
+    memory = learner.fresh("benchmark")
     latents = inputs(1)[0]
-    return lambda: learner.learn(latents, 0)
+    return lambda: learner.learn([memory], latents, [""])
 
 
 def check_equal(ours: VideoUNet, stock: VideoUNet) -> None:

@@ -5,6 +5,8 @@ Shape letters, used in every signature (jaxtyping; checked in tests):
 | letter | meaning |
 |---|---|
 | `b` | batch (episodes or windows) |
+| `e` | episodes that share a batch, each with its own Θ |
+| `p` | numbers in one Θ |
 | `c` | latent channels |
 | `t` | frames |
 | `h w` | latent height and width |
@@ -14,12 +16,13 @@ Shape letters, used in every signature (jaxtyping; checked in tests):
 `latents` are `b c t h w`, float; `video` is `b t 3 height width`, float in [0, 1].
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 Precision = Literal["32", "bf16"]
 """Arithmetic of forward passes: float32, or bfloat16 autocast."""
@@ -83,22 +86,32 @@ class TextEncoder(Protocol):
 
 @runtime_checkable
 class FastWeights(Protocol):
-    """Θ: low-rank weights inside a denoiser that can be reset, trained, stored and restored."""
+    """Hands Θ to a denoiser. Θ is a tensor of its own, `p` numbers an episode, and no module's parameter."""
 
-    def parameters(self) -> Iterator[nn.Parameter]: ...
+    num_weights: int
 
-    def reset(self, generator: torch.Generator) -> None:
-        """Make Θ fresh: the denoiser then equals its base exactly."""
+    def fresh(self, generator: torch.Generator) -> Float[Tensor, " p"]:
+        """A new Θ: the denoiser with it equals its base exactly."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
-        """A detached copy on the CPU, keyed by PEFT's names."""
+    def use(self, theta: Float[Tensor, "e p"] | None) -> AbstractContextManager[None]:
+        """Inside, every episode of a batch has its own Θ; its samples stand side by side."""
         ...
 
-    def load(self, state: dict[str, Tensor]) -> None: ...
+    def merged(self, theta: Float[Tensor, " p"]) -> AbstractContextManager[None]:
+        """Inside, one Θ is folded into the weights, which costs a forward pass nothing."""
+        ...
 
-    def enable(self, active: bool) -> None:
-        """Switch Θ on or off; off leaves the base denoiser."""
+    def state(self, theta: Float[Tensor, " p"]) -> dict[str, Tensor]:
+        """A copy on the CPU under PEFT's names."""
+        ...
+
+    def theta(self, state: dict[str, Tensor]) -> Float[Tensor, " p"]:
+        """The Θ that `state` gave."""
+        ...
+
+    def drift(self, theta: Float[Tensor, " p"]) -> dict[str, float]:
+        """How far Θ moves each layer."""
         ...
 
 

@@ -126,6 +126,8 @@ def _predict(
         steps = torch.full((len(latents),), timestep, device=latents.device)
         return denoiser(latents, steps, text, num_context)[:, :, num_context:]
     steps = torch.full((2 * len(latents),), timestep, device=latents.device)
-    both = denoiser(torch.cat([latents, latents]), steps, torch.cat([null_text, text]), num_context)
-    without, with_text = both[:, :, num_context:].chunk(2)
+    # The two stand side by side: in a batch of episodes, samples of one episode must (FastWeights.use).
+    texts = torch.stack([null_text, text], dim=1).flatten(0, 1)
+    both = denoiser(latents.repeat_interleave(2, dim=0), steps, texts, num_context)
+    without, with_text = both[0::2, :, num_context:], both[1::2, :, num_context:]
     return without + guidance_scale * (with_text - without)

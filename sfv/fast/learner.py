@@ -2,65 +2,66 @@
 
 "No input-output format, both chunks noised and supervised, no action": each fast step noises the
 joined chunks S = X ++ Y on every frame and descends the plain denoising loss with respect to Θ alone.
+Many episodes learn in one batch, each its own Θ with its own optimiser and its own noise: every number
+is, up to rounding, the one that the episode would get alone.
 """
 
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sfv import rng
-from sfv.diffusion.objective import all_frames_loss, draw_timesteps
+from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
 from sfv.diffusion.schedule import NoiseSchedule
+from sfv.fast.guard import Outcome, did_harm
+from sfv.fast.history import remember, replayed
+from sfv.fast.memory import FirstPair, Memory, make_optimizer
+from sfv.fast.settings import RULES
+from sfv.fast.settings import FastSettings as FastSettings
 from sfv.types import FastWeights, Precision
 
 
 @dataclass(frozen=True)
-class FastSettings:
-    """How Θ learns. What the paper leaves open is listed in `CHOICES.md`.
+class FastReport:
+    """What learning one chunk did.
 
     Args:
-        num_steps: K, fast gradient steps a chunk.
-        learning_rate: α, of Adam (paper: 1e-4 at full size).
-        draws_per_step: noise draws averaged in one fast step; they share one forward pass.
-        low: lower end of the noise levels drawn, as a fraction of the schedule.
-        high: upper end, as a fraction; 1.0 is pure noise.
-        keep_optimizer: keep Adam's state over the chunks of an episode.
-        probe_draws: fixed held-out noise draws that measure `fast/gain`; 0 measures nothing.
+        loss: mean training loss (`fast/loss`); NaN without a step.
+        gain: the drop of the loss on held-out noise (`fast/gain`); NaN where unmeasured, 0 if undone.
+        drift: ‖ΔW‖ over all layers together (`fast/drift`): how far Θ has moved the network.
+        undone: the guard took the chunk's learning back.
+        seconds: wall-clock time; episodes that learn in one batch share it equally.
+        layers: ‖ΔW‖ of each adapted layer.
     """
-
-    num_steps: int = 2
-    learning_rate: float = 1e-4
-    draws_per_step: int = 1
-    low: float = 0.0
-    high: float = 1.0
-    keep_optimizer: bool = True
-    probe_draws: int = 1
-
-    def __post_init__(self) -> None:
-        if self.num_steps < 0 or self.draws_per_step < 1 or self.probe_draws < 0:
-            raise ValueError(
-                f"fast learning got num_steps={self.num_steps}, draws_per_step={self.draws_per_step}, "
-                f"probe_draws={self.probe_draws}; allowed: num_steps >= 0, draws_per_step >= 1, "
-                "probe_draws >= 0"
-            )
-        if not 0.0 <= self.low < self.high <= 1.0:
-            raise ValueError(
-                f"fast learning got the noise range low={self.low}, high={self.high}; "
-                "allowed: 0 <= low < high <= 1"
-            )
-
-
-@dataclass(frozen=True)
-class FastReport:
-    """What learning one chunk did: mean training loss, and the drop on held-out noise (NaN: unmeasured)."""
 
     loss: float
     gain: float
+    drift: float = 0.0
+    undone: bool = False
+    seconds: float = 0.0
+    layers: dict[str, float] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One pair of each episode to learn or to be measured on.
+
+    Args:
+        pairs: context and generated latents, joined in time.
+        actions: one an episode.
+        chunk_idx: the pairs' places in their episodes, which name their noise.
+    """
+
+    pairs: Float[Tensor, "e c t h w"]
+    actions: list[str]
+    chunk_idx: list[int]
 
 
 @contextmanager
@@ -85,17 +86,18 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 class FastLearner:
-    """Trains Θ inside a denoiser, one chunk pair after the other.
+    """Trains memories through a denoiser, one chunk pair after the other.
 
     Args:
         denoiser: ε_{Φ+Θ}; Φ is frozen while this learns.
-        weights: Θ, low-rank weights inside `denoiser`.
+        weights: hands Θ to `denoiser`.
         schedule: the noise schedule that Φ was trained with.
-        null_text: gives the token states of "no text", `1 n d`; asked anew for every pair, because a
-            learned text encoder changes between fast phases.
+        text: turns actions into token states; asked anew for every pair, because a learned text encoder
+            changes between fast phases.
+        num_context: f_p: how many frames of a pair are its context.
         settings: K, α and the like.
         seed: names the noise streams.
-        precision: arithmetic of the forward pass; Θ and its Adam stay in float32.
+        precision: arithmetic of the forward pass; Θ and its optimiser stay in float32.
     """
 
     def __init__(
@@ -103,97 +105,208 @@ class FastLearner:
         denoiser: nn.Module,
         weights: FastWeights,
         schedule: NoiseSchedule,
-        null_text: Callable[[], Float[Tensor, "1 n d"]],
+        text: Callable[[Sequence[str]], Float[Tensor, "b n d"]],
+        num_context: int,
         settings: FastSettings,
         seed: int = 0,
         precision: Precision = "32",
     ) -> None:
         self.denoiser: Any = denoiser  # a module that is a Denoiser; mypy has no type for "both"
-        self.weights, self.schedule = weights, schedule
-        self.null_text, self.settings, self.seed, self.precision = (
-            null_text,
-            settings,
-            seed,
-            precision,
-        )
-        self._episode = ""
-        self._optimizer = self._fresh_optimizer()
+        self.weights, self.schedule, self.text = weights, schedule, text
+        self.settings, self.seed, self.precision = settings, seed, precision
+        self.rule = RULES[settings.rule]
+        self.num_context = min(num_context, self.rule.context_frames or num_context)
+        self._cut = num_context - self.num_context
 
-    def begin(self, episode: str) -> None:
-        """Start an episode: Θ fresh, Adam fresh.
+    def fresh(self, episode: str) -> Memory:
+        """Start an episode: Θ fresh, optimiser fresh.
 
         Args:
             episode: names the episode's random streams.
         """
-        self._episode = episode
-        self.weights.reset(rng.stream(self.seed, "theta0", episode))
-        self._optimizer = self._fresh_optimizer()
+        theta = self.weights.fresh(rng.stream(self.seed, "theta0", episode))
+        return self._memory(episode, theta, 0)
 
-    def learn(self, pair: Float[Tensor, "1 c t h w"], chunk_idx: int) -> FastReport:
-        """Take K steps on one pair S = X ++ Y.
+    def restore(
+        self, episode: str, state: dict[str, Tensor], extras: dict[str, Tensor], num_chunks: int
+    ) -> Memory:
+        """Take up a stored episode where it was left.
+
+        Raises:
+            ValueError: the memory is of other layers or another rank.
+        """
+        memory = self._memory(episode, self.weights.theta(state), num_chunks)
+        memory.restore(extras)
+        return memory
+
+    def learn(
+        self,
+        memories: Sequence[Memory],
+        pairs: Float[Tensor, "e c t h w"],
+        actions: Sequence[str],
+    ) -> list[FastReport]:
+        """Take K steps on one pair S = X ++ Y of each episode, all in one batch.
 
         Args:
-            pair: context and generated latents, joined in time.
-            chunk_idx: place of the pair in its episode; names its noise.
+            memories: one an episode; changed in place.
+            pairs: context (f_p frames) and generated latents, joined in time.
+            actions: what leads from one to the other; most rules leave it out.
         """
-        parameters = list(self.weights.parameters())
-        if not self.settings.keep_optimizer:
-            self._optimizer = self._fresh_optimizer()
-        probe = self._noise("fast-probe", chunk_idx, 0, pair, self.settings.probe_draws)
-        losses = []
-        with torch.inference_mode(False), torch.enable_grad(), frozen(self.denoiser):
-            pair = pair.clone()  # tensors made in inference mode cannot be trained on
-            before = self._probe_loss(pair, probe)
-            for parameter in parameters:
-                parameter.requires_grad_(True)
-            for step in range(self.settings.num_steps):
-                noise = self._noise(
-                    "fast-noise", chunk_idx, step, pair, self.settings.draws_per_step
-                )
-                loss = self._loss(pair, *noise)
-                gradients = torch.autograd.grad(loss, parameters)
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.grad = gradient
-                self._optimizer.step()
-                losses.append(loss.detach())
-            self._optimizer.zero_grad(set_to_none=True)
-            for parameter in parameters:
-                parameter.requires_grad_(False)
-            after = self._probe_loss(pair, probe)
-        mean = float(torch.stack(losses).mean()) if losses else float("nan")
-        return FastReport(loss=mean, gain=before - after)
+        began = time.perf_counter()
+        with torch.inference_mode(False), frozen(self.denoiser):
+            pairs = pairs[:, :, self._cut :].clone()  # inference tensors cannot be trained on
+            now = Exam(pairs, list(actions), [memory.num_chunks for memory in memories])
+            before = self._examine(memories, [now])[:, 0].tolist()
+            self._watch(memories, now, before)
+            saved = [(m.theta.clone(), m.optimizer_state()) for m in memories]
+            trained = self._train(memories, now)
+            after = self._examine(memories, self._exams_after(memories, now)).tolist()
+        losses = zip(trained, before, after, strict=True)
+        reports = []
+        for memory, pair, earlier, loss in zip(memories, pairs, saved, losses, strict=True):
+            reports.append(self._finish(memory, pair[None], earlier, *loss))
+        share = (time.perf_counter() - began) / len(memories)
+        return [replace(report, seconds=share) for report in reports]
 
-    def _loss(
-        self,
-        pair: Float[Tensor, "1 c t h w"],
-        noise: Float[Tensor, "b c t h w"],
-        timestep: Tensor,
-    ) -> Float[Tensor, ""]:
-        num = noise.shape[0]
-        with autocast(pair.device, self.precision):
-            with torch.no_grad():
-                text = self.null_text().expand(num, -1, -1)
-            return all_frames_loss(
-                self.denoiser,
-                pair.expand(num, -1, -1, -1, -1),
-                text,
-                noise,
-                timestep,
-                self.schedule,
-            ).mean()
-
-    @torch.no_grad()
-    def _probe_loss(self, pair: Float[Tensor, "1 c t h w"], probe: tuple[Tensor, Tensor]) -> float:
-        return float(self._loss(pair, *probe)) if self.settings.probe_draws else float("nan")
-
-    def _noise(
-        self, purpose: str, chunk_idx: int, step: int, pair: Tensor, num: int
-    ) -> tuple[Tensor, Tensor]:
-        generator = rng.stream(self.seed, purpose, self._episode, chunk_idx, step)
+    def _train(self, memories: Sequence[Memory], exam: Exam) -> list[float]:
+        """K steps; the mean training loss of each episode."""
         settings = self.settings
-        timestep = draw_timesteps(num, self.schedule, generator, settings.low, settings.high)
-        noise = torch.randn((num, *pair.shape[1:]), generator=generator)
-        return noise.to(pair), timestep.to(pair.device)
+        losses = []
+        for memory in memories:
+            memory.theta.requires_grad_(True)
+            if not settings.keep_optimizer:
+                memory.optimizer.state.clear()
+        for step in range(settings.num_steps):
+            latents = self._latents(memories, exam, step)
+            noise, timestep = self._draw("fast-noise", memories, exam, step, latents.shape[1])
+            theta = torch.stack([memory.theta for memory in memories])
+            with torch.enable_grad(), self.weights.use(theta):
+                loss = self._losses(latents, exam.actions, noise, timestep).mean(dim=1)
+                gradients = torch.autograd.grad(loss.sum(), [m.theta for m in memories])
+            for memory, gradient in zip(memories, gradients, strict=True):
+                memory.theta.grad = gradient
+                memory.optimizer.step()
+                memory.theta.grad = None
+            losses.append(loss.detach())
+        for memory in memories:
+            memory.theta.requires_grad_(False)
+        if not losses:
+            return [math.nan] * len(memories)
+        return torch.stack(losses).mean(dim=0).tolist()  # type: ignore[no-any-return]
 
-    def _fresh_optimizer(self) -> torch.optim.Adam:
-        return torch.optim.Adam(list(self.weights.parameters()), lr=self.settings.learning_rate)
+    def _examine(self, memories: Sequence[Memory], exams: Sequence[Exam]) -> Float[Tensor, "e n"]:
+        """Held-out losses of every episode on each exam, in one forward pass; NaN without probes."""
+        num = self.settings.probe_draws
+        if not num:
+            return torch.full((len(memories), len(exams)), math.nan)
+        drawn = [self._draw("fast-probe", memories, exam, 0, num) for exam in exams]
+        latents = [exam.pairs.unsqueeze(1).expand(-1, num, -1, -1, -1, -1) for exam in exams]
+        actions = [a for given in zip(*(e.actions for e in exams), strict=True) for a in given]
+        theta = torch.stack([memory.theta for memory in memories])
+        with torch.no_grad(), self.weights.use(theta):
+            losses = self._losses(
+                torch.cat(latents, dim=1),
+                actions,
+                torch.cat([noise for noise, _ in drawn], dim=1),
+                torch.cat([timestep for _, timestep in drawn], dim=1),
+            )
+        return losses.unflatten(1, (len(exams), num)).mean(dim=2)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _watch(self, memories: Sequence[Memory], exam: Exam, losses: Sequence[float]) -> None:
+        """Note the first pair of each episode, with its loss before all learning."""
+        if self.settings.guard is None or not self.settings.probe_draws:
+            return
+        for i, memory in enumerate(memories):
+            if memory.first is None:
+                pair = exam.pairs[i : i + 1]
+                memory.first = FirstPair(pair, exam.actions[i], exam.chunk_idx[i], losses[i])
+
+    def _exams_after(self, memories: Sequence[Memory], now: Exam) -> list[Exam]:
+        """The newest pairs, and where a guard watches them the first ones, unless they are the same."""
+        first = [memory.first for memory in memories if memory.first is not None]
+        watching = self.settings.guard is not None and self.settings.probe_draws and first
+        if not watching or now.chunk_idx == [pair.chunk_idx for pair in first]:
+            return [now]
+        pairs = torch.cat([pair.latents for pair in first])
+        return [now, Exam(pairs, [p.action for p in first], [p.chunk_idx for p in first])]
+
+    def _finish(
+        self,
+        memory: Memory,
+        pair: Float[Tensor, "1 c t h w"],
+        saved: tuple[Tensor, dict[str, Tensor]],
+        trained: float,
+        before: float,
+        after: Sequence[float],
+    ) -> FastReport:
+        """Keep or undo what was learned, count the chunk, report."""
+        settings, first = self.settings, memory.first
+        reference = math.nan if first is None else first.loss
+        outcome = Outcome(trained, before, after[0], after[-1], reference)
+        undone = False
+        if settings.guard is not None and settings.num_steps:
+            finite = bool(torch.isfinite(memory.theta).all())
+            undone = did_harm(outcome, settings.guard, settings.probe_draws > 0, finite)
+        if undone:
+            memory.put_back(*saved)
+        if self.rule.replays:
+            remember(memory, pair, settings.history, self.seed)
+        memory.num_chunks += 1
+        layers = self.weights.drift(memory.theta)
+        drift = math.sqrt(sum(norm**2 for norm in layers.values()))
+        gain = 0.0 if undone else before - after[0]
+        return FastReport(trained, gain, drift, undone, layers=layers)
+
+    def _latents(
+        self, memories: Sequence[Memory], exam: Exam, step: int
+    ) -> Float[Tensor, "e n c t h w"]:
+        """The pairs of one fast step, one a noise draw."""
+        num = self.settings.draws_per_step
+        if not self.rule.replays:
+            return exam.pairs.unsqueeze(1).expand(-1, num, -1, -1, -1, -1)
+        cases = zip(memories, exam.pairs, strict=True)
+        return torch.stack([replayed(m, pair[None], num, self.seed, step) for m, pair in cases])
+
+    def _losses(
+        self,
+        latents: Float[Tensor, "e n c t h w"],
+        actions: Sequence[str],
+        noise: Float[Tensor, "e n c t h w"],
+        timestep: Int[Tensor, "e n"],
+    ) -> Float[Tensor, "e n"]:
+        """The rule's loss of each draw; `actions` are shared by equally many draws that follow each other."""
+        shape, rule = latents.shape[:2], self.rule
+        num = math.prod(shape)
+        with autocast(latents.device, self.precision):
+            with torch.no_grad():
+                text = self.text(actions if rule.uses_action else [""])
+                text = text.repeat_interleave(num // len(text), dim=0)
+            losses = masked_conditional_loss(
+                self.denoiser,
+                latents.flatten(0, 1),
+                text,
+                noise.flatten(0, 1),
+                timestep.flatten(),
+                self.num_context if rule.clean_context else 0,
+                self.schedule,
+            )
+        return losses.view(shape)
+
+    def _draw(
+        self, purpose: str, memories: Sequence[Memory], exam: Exam, step: int, num: int
+    ) -> tuple[Tensor, Tensor]:
+        """Noise `e n c t h w` and timesteps `e n`, from every episode's own stream."""
+        noise, timesteps = [], []
+        for memory, chunk_idx in zip(memories, exam.chunk_idx, strict=True):
+            generator = rng.stream(self.seed, purpose, memory.episode, chunk_idx, step)
+            low, high = self.settings.low, self.settings.high
+            timesteps.append(draw_timesteps(num, self.schedule, generator, low, high))
+            noise.append(torch.randn((num, *exam.pairs.shape[1:]), generator=generator))
+        return torch.stack(noise).to(exam.pairs), torch.stack(timesteps).to(exam.pairs.device)
+
+    def _memory(self, episode: str, theta: Tensor, num_chunks: int) -> Memory:
+        with torch.inference_mode(False):  # tensors made in inference mode cannot be trained
+            theta = theta.to(next(self.denoiser.parameters()).device, copy=True)
+        settings = self.settings
+        optimizer = make_optimizer(settings.optimizer, theta, settings.learning_rate)
+        return Memory(episode, theta, optimizer, num_chunks)

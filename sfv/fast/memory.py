@@ -1,58 +1,108 @@
-"""Memories: stored fast weights Θ of one episode, as safetensors files."""
+"""A memory: Θ of one episode, with all that its learning and its rollout go on from."""
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from safetensors import SafetensorError, safe_open
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from sfv.models.weight_files import write_tensors
+from sfv.fast.settings import FastOptimizer
 
-FORMAT = "sfv.memory/1"
+_OPTIMIZER = "optimizer."
 
 
 @dataclass(frozen=True)
-class MemoryHeader:
-    """What a memory belongs to.
+class FirstPair:
+    """The first pair that an episode learned, which the guard goes on watching.
 
     Args:
-        base: fingerprint of the base model Φ that Θ was learned on.
-        episode: name of the episode.
-        num_chunks: chunk pairs learned so far.
+        latents: the pair.
+        action: what leads from its context to its generated frames.
+        chunk_idx: its place in the episode.
+        loss: on held-out noise, before the pair was learned.
     """
 
-    base: str
+    latents: Float[Tensor, "1 c t h w"]
+    action: str
+    chunk_idx: int
+    loss: float
+
+
+@dataclass(eq=False)
+class Memory:
+    """The state of one episode; fast learning changes it in place.
+
+    Args:
+        episode: names the episode's random streams.
+        theta: Θ, in fp32 whatever the denoiser's precision is.
+        optimizer: of `theta` alone.
+        num_chunks: chunk pairs learned so far; with `episode` it is the position in all random streams.
+        context: the newest frames, which the next chunk follows; None outside a rollout.
+        history: earlier pairs, where the rule replays them.
+        first: what the guard watches; None where it is not asked to.
+    """
+
     episode: str
-    num_chunks: int
+    theta: Float[Tensor, " p"] = field(repr=False)
+    optimizer: torch.optim.Optimizer = field(repr=False)
+    num_chunks: int = 0
+    context: Tensor | None = field(default=None, repr=False)
+    history: list[Tensor] = field(default_factory=list, repr=False)
+    first: FirstPair | None = field(default=None, repr=False)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """A copy of what the optimiser has gathered; empty before the first step."""
+        state = self.optimizer.state.get(self.theta, {})
+        return {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
+
+    @torch.no_grad()
+    def put_back(self, theta: Float[Tensor, " p"], optimizer_state: dict[str, Tensor]) -> None:
+        """Return Θ and the optimiser to an earlier state."""
+        self.theta.copy_(theta)
+        self.optimizer.state.pop(self.theta, None)
+        if optimizer_state:
+            self.optimizer.state[self.theta] = dict(optimizer_state)
+
+    def extras(self) -> dict[str, Tensor]:
+        """Everything beside Θ that going on needs, on the CPU."""
+        found = {f"{_OPTIMIZER}{name}": value for name, value in self.optimizer_state().items()}
+        if self.context is not None:
+            found["context"] = self.context
+        if self.first is not None:
+            found["first.latents"] = self.first.latents
+            found["first.action"] = torch.tensor(list(self.first.action.encode()), dtype=torch.uint8)
+            found["first.chunk_idx"] = torch.tensor(self.first.chunk_idx)
+            found["first.loss"] = torch.tensor(self.first.loss, dtype=torch.float64)
+        if self.history:
+            found["history"] = torch.cat(self.history)
+        return {name: value.detach().to("cpu", copy=True) for name, value in found.items()}
+
+    def restore(self, extras: dict[str, Tensor]) -> None:
+        """Take over what `extras` gave."""
+        device = self.theta.device
+        optimizer_state = {
+            name.removeprefix(_OPTIMIZER): value.to("cpu" if name.endswith("step") else device)
+            for name, value in extras.items()
+            if name.startswith(_OPTIMIZER)
+        }
+        self.put_back(self.theta, {name: v.clone() for name, v in optimizer_state.items()})
+        self.context = extras["context"].to(device) if "context" in extras else None
+        self.history = list(extras["history"].to(device).split(1)) if "history" in extras else []
+        if "first.latents" in extras:
+            self.first = FirstPair(
+                extras["first.latents"].to(device),
+                bytes(extras["first.action"].tolist()).decode(),
+                int(extras["first.chunk_idx"]),
+                float(extras["first.loss"]),
+            )
 
 
-def save_memory(path: Path, state: dict[str, Tensor], header: MemoryHeader) -> None:
-    """Write Θ with its header; whole or not at all."""
-    metadata = {"format": FORMAT, "header": json.dumps(asdict(header), sort_keys=True)}
-    write_tensors(path, state, metadata)
-
-
-def load_memory(path: Path, base: str) -> tuple[dict[str, Tensor], MemoryHeader]:
-    """Read Θ for the base model with fingerprint `base`.
-
-    Raises:
-        ValueError: the file is no memory, or it was learned on another base model.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable memory file ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {metadata.get('format')!r}; a memory has format {FORMAT!r}"
-        )
-    header = MemoryHeader(**json.loads(metadata["header"]))
-    if header.base != base:
-        raise ValueError(
-            f"memory {path} was learned on base model {header.base}, but the model given is {base}; "
-            "load the model that the memory belongs to"
-        )
-    return state, header
+def make_optimizer(
+    kind: FastOptimizer, theta: Float[Tensor, " p"], learning_rate: float
+) -> torch.optim.Optimizer:
+    """The optimiser of one Θ."""
+    match kind:
+        case "adam":
+            return torch.optim.Adam([theta], lr=learning_rate)
+        case "sgd":
+            return torch.optim.SGD([theta], lr=learning_rate)

@@ -1,8 +1,9 @@
-"""Long videos, chunk by chunk: generate, learn, go on (Algorithm 1a)."""
+"""Long videos, chunk by chunk: generate, learn, go on (Algorithm 1a); many at once if asked to."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch import Tensor
 from sfv import rng
 from sfv.diffusion.sampler import SamplerSettings, sample_chunk
 from sfv.fast.learner import FastLearner, FastReport, autocast
+from sfv.fast.memory import Memory
 from sfv.models.schedulers import make_scheduler
 from sfv.models.world_model import WorldModel
 from sfv.types import Precision
@@ -27,7 +29,8 @@ class Chunk:
         shown: the true frames that were shown, learned and went on with instead; None where the
             rollout went on with `generated`.
         learned: what fast learning on the pair did; None without a memory.
-        seconds: wall-clock time of sampling and learning.
+        seconds: wall-clock time of sampling and learning; videos made at once share it equally.
+        memory: the episode's memory, which the next chunk changes; None without one.
     """
 
     chunk_idx: int
@@ -36,11 +39,55 @@ class Chunk:
     shown: Float[Tensor, "1 c t h w"] | None
     learned: FastReport | None
     seconds: float
+    memory: Memory | None = field(default=None, repr=False)
 
     @property
     def kept(self) -> Float[Tensor, "1 c t h w"]:
         """The frames that the rollout went on with."""
         return self.generated if self.shown is None else self.shown
+
+
+@dataclass(frozen=True)
+class Request:
+    """One video to make.
+
+    Args:
+        episode: names the episode's random streams.
+        start: X_0, clean context latents; at least f_p frames.
+        actions: one action a chunk to make.
+        shown: true latents of the first chunks, a multiple of f_g frames.
+        memory: a memory to go on with, changed in place; None begins with a fresh one. The chunks are
+            counted from where it is, so a rollout that was cut in two draws the noise of a whole one.
+    """
+
+    episode: str
+    start: Float[Tensor, "1 c t h w"]
+    actions: Sequence[str]
+    shown: Float[Tensor, "1 c t2 h w"] | None = None
+    memory: Memory | None = None
+
+
+@dataclass(eq=False)
+class _Journey:
+    """A video on its way."""
+
+    request: Request
+    context: Tensor
+    memory: Memory | None
+    first_chunk: int
+    num_made: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.num_made == len(self.request.actions)
+
+    @property
+    def action(self) -> str:
+        return self.request.actions[self.num_made]
+
+    @property
+    def chunk_idx(self) -> int:
+        return self.first_chunk + self.num_made
 
 
 class Rollout:
@@ -65,6 +112,7 @@ class Rollout:
         self.model, self.sampler, self.learner = model, sampler, learner
         self.seed, self.precision = seed, precision
         self._scheduler = make_scheduler(model.schedule, sampler.name, sampler.num_inference_steps)
+        self._num_context = model.num_context if learner is None else learner.num_context
 
     def run(
         self,
@@ -76,21 +124,21 @@ class Rollout:
         on_chunk: Callable[[Chunk], None] | None = None,
     ) -> list[Chunk]:
         """Run a whole episode and return its chunks (without the start); see `stream`."""
-        chunks = []
-        for chunk in self.stream(episode, start, actions, shown=shown):
-            chunks.append(chunk)
-            if on_chunk is not None:
-                on_chunk(chunk)
+        return self.run_many([Request(episode, start, actions, shown)], on_chunk)[0]
+
+    def run_many(
+        self, requests: Sequence[Request], on_chunk: Callable[[Chunk], None] | None = None
+    ) -> list[list[Chunk]]:
+        """Make several videos at once and return each one's chunks; see `stream_many`."""
+        chunks: list[list[Chunk]] = [[] for _ in requests]
+        for made in self.stream_many(requests):
+            for which, chunk in made:
+                chunks[which].append(chunk)
+                if on_chunk is not None:
+                    on_chunk(chunk)
         return chunks
 
-    def stream(
-        self,
-        episode: str,
-        start: Float[Tensor, "1 c t h w"],
-        actions: Sequence[str],
-        *,
-        shown: Float[Tensor, "1 c t2 h w"] | None = None,
-    ) -> Iterator[Chunk]:
+    def stream(self, request: Request) -> Iterator[Chunk]:
         """Yield chunks as they are made. Memory and time per chunk do not grow with the length.
 
         Without `shown`, everything after the start is the model's own: the paper's long videos.
@@ -98,33 +146,77 @@ class Rollout:
         what fast learning sees and what the next chunk follows. Showing all chunks is the paper's
         next-chunk protocol; showing the way out alone makes the way back a test of memory.
 
-        Args:
-            episode: names the episode's random streams.
-            start: X_0, clean context latents; at least f_p frames.
-            actions: one action a chunk to make.
-            shown: true latents of the first chunks, a multiple of f_g frames.
-
         Raises:
             ValueError: the start is shorter than f_p, or `shown` is no whole number of chunks or longer
                 than the actions.
         """
-        self._check(start, actions, shown)
-        window, num_new = self.model.num_context, self.model.num_generated
-        if self.learner is not None:
-            self.learner.begin(episode)
-        truth = () if shown is None else torch.split(shown, num_new, dim=2)
-        context = start[:, :, -window:]
-        for i, action in enumerate(actions):
-            began = time.perf_counter()
-            generated = self._sample(episode, context, action, i)
-            true = truth[i] if i < len(truth) else None
-            pair = torch.cat([context, generated if true is None else true], dim=2)
-            learned = None if self.learner is None else self.learner.learn(pair, i)
-            context = pair[:, :, -window:]
-            yield Chunk(i + 1, action, generated, true, learned, time.perf_counter() - began)
+        for made in self.stream_many([request]):
+            yield made[0][1]
 
-    def _check(self, start: Tensor, actions: Sequence[str], shown: Tensor | None) -> None:
-        window, num_new = self.model.num_context, self.model.num_generated
+    def stream_many(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Chunk]]]:
+        """Make several videos in one batch: yield a chunk of each, with its request's place.
+
+        Each has its own Θ, optimiser and noise, so that up to rounding it comes out as it would alone.
+        Videos that are complete leave the batch, and the others go on.
+
+        Raises:
+            ValueError: as `stream`, or the starts differ in size.
+        """
+        for request in requests:
+            self._check(request)
+        sizes = {tuple(r.start.shape[1:2] + r.start.shape[3:]) for r in requests}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"videos made at once must have equal latents (channels, height, width), got "
+                f"{sorted(sizes)}; make them one after the other"
+            )
+        journeys = [self._begin(request) for request in requests]
+        while going := [(i, journey) for i, journey in enumerate(journeys) if not journey.is_done]:
+            chunks = self._advance([journey for _, journey in going])
+            yield [(i, chunk) for (i, _), chunk in zip(going, chunks, strict=True)]
+
+    def _begin(self, request: Request) -> _Journey:
+        memory = request.memory
+        if memory is None and self.learner is not None:
+            memory = self.learner.fresh(request.episode)
+        first = 0 if memory is None else memory.num_chunks
+        return _Journey(request, request.start[:, :, -self._num_context :], memory, first)
+
+    def _advance(self, going: Sequence[_Journey]) -> list[Chunk]:
+        """Sample one chunk of each video, learn it, move on."""
+        began = time.perf_counter()
+        generated = self._sample(going).split(1)
+        shown = [self._shown(journey) for journey in going]
+        kept = [new if true is None else true for new, true in zip(generated, shown, strict=True)]
+        contexts = torch.cat([journey.context for journey in going])
+        pairs = torch.cat([contexts, torch.cat(kept)], dim=2)
+        reports: Sequence[FastReport | None] = [None] * len(going)
+        actions = [journey.action for journey in going]
+        memories = [journey.memory for journey in going if journey.memory is not None]
+        if self.learner is not None:
+            reports = self.learner.learn(memories, pairs, actions)
+        for journey, context in zip(going, pairs[:, :, -self._num_context :].split(1), strict=True):
+            journey.context = context
+            journey.num_made += 1
+            if journey.memory is not None:
+                journey.memory.context = context
+        seconds = (time.perf_counter() - began) / len(going)
+        cases = zip(going, actions, generated, shown, reports, strict=True)
+        return [
+            Chunk(journey.chunk_idx, action, new, true, report, seconds, journey.memory)
+            for journey, action, new, true, report in cases
+        ]
+
+    def _shown(self, journey: _Journey) -> Float[Tensor, "1 c t h w"] | None:
+        shown, num_new = journey.request.shown, self.model.num_generated
+        begin = journey.num_made * num_new
+        if shown is None or begin >= shown.shape[2]:
+            return None
+        return shown[:, :, begin : begin + num_new]
+
+    def _check(self, request: Request) -> None:
+        start, actions, shown = request.start, request.actions, request.shown
+        window, num_new = self._num_context, self.model.num_generated
         if start.shape[2] < window:
             raise ValueError(
                 f"the start has {start.shape[2]} frames, but this model needs a context of {window}; "
@@ -138,23 +230,34 @@ class Rollout:
             )
 
     @torch.no_grad()
-    def _sample(
-        self, episode: str, context: Float[Tensor, "1 c t h w"], action: str, i: int
-    ) -> Float[Tensor, "1 c t2 h w"]:
-        generator = rng.stream(self.seed, "sample-noise", episode, i)
-        shape = (*context.shape[:2], self.model.num_generated, *context.shape[3:])
-        noise = torch.randn(shape, generator=generator).to(context)
-        with autocast(context.device, self.precision):
+    def _sample(self, going: Sequence[_Journey]) -> Float[Tensor, "e c t h w"]:
+        context = torch.cat([journey.context for journey in going])
+        shape = (*context.shape[1:2], self.model.num_generated, *context.shape[3:])
+        noise = []
+        for journey in going:
+            keys = (journey.request.episode, journey.chunk_idx)
+            generator = rng.stream(self.seed, "sample-noise", *keys)
+            noise.append(torch.randn(shape, generator=generator))
+        with self._with_memory(going), autocast(context.device, self.precision):
             return sample_chunk(
                 self.model.denoiser,
                 self._scheduler,
                 context,
-                self.model.text([action]),
-                self.model.text([""]),
+                self.model.text([journey.action for journey in going]),
+                self.model.text([""]).expand(len(going), -1, -1),
                 self.model.num_generated,
                 self.sampler.guidance_scale,
-                noise,
+                torch.stack(noise).to(context),
             )
+
+    def _with_memory(self, going: Sequence[_Journey]) -> AbstractContextManager[None]:
+        """One Θ is folded into the weights: that costs the sampling steps nothing."""
+        thetas = [journey.memory.theta for journey in going if journey.memory is not None]
+        if self.learner is None:
+            return nullcontext()
+        if len(thetas) == 1:
+            return self.learner.weights.merged(thetas[0])
+        return self.learner.weights.use(torch.stack(thetas))
 
 
 def join(start: Tensor, chunks: Sequence[Chunk]) -> Float[Tensor, "1 c t h w"]:

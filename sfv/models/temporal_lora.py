@@ -1,44 +1,74 @@
-"""The fast weights Θ: a low-rank adapter on the denoiser (Temp-LoRA), injected by peft."""
+"""The fast weights Θ: a low-rank adapter on the denoiser (Temp-LoRA), one set of weights an episode.
+
+Θ is no parameter of any module. It lives in tensors outside, one row an episode, and is handed to the
+adapted layers for as long as a context lasts. So one forward pass serves many episodes, each with its own
+Θ; state dicts, optimisers, DDP and FSDP see Φ alone; and setting Θ copies nothing. Stored memories have
+PEFT's names and shapes (`TemporalLoRA.state`).
+"""
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfv.rng import stream
+from sfv.models.lora_math import Pair, add_convolution, add_linear, delta_norm, delta_weight
 
 LoRATargets = Literal["temporal", "attention", "all"]
+LoRAInit = Literal["kaiming", "gaussian"]
 
-_ADAPTER = "memory"
 _TEMPORAL_BLOCK = re.compile(r"(^|\.)(transformer_in|temp_attentions\.\d+)\.")
 _SPATIAL_BLOCK = re.compile(r"(^|\.)attentions\.\d+\.")
 _ATTENTION = re.compile(r"\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$")
 _TEMPORAL_CONVOLUTION = re.compile(r"(^|\.)temp_convs\.\d+\.conv[1-4]\.\d+$")
+_adapted: "WeakSet[nn.Module]" = WeakSet()
+"""Denoisers that have an adapter: a second one would add to the first unseen."""
+
+
+@dataclass(eq=False)
+class AdaptedLayer:
+    """One layer that Θ acts on.
+
+    Args:
+        name: its full name in the denoiser.
+        module: the layer itself, whose weights are Φ's.
+        shapes: of A and B.
+        active: (A, B) of the episodes of the batch at hand; None leaves the base.
+    """
+
+    name: str
+    module: nn.Module
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    active: Pair | None = None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Weights in A and in B."""
+        return math.prod(self.shapes[0]), math.prod(self.shapes[1])
 
 
 class TemporalLoRA:
-    """Θ inside a denoiser: W' = W + (α/r)·B·A on the chosen layers; satisfies `FastWeights`.
+    """Where Θ acts inside a denoiser: W' = W + (α/r)·B·A on the chosen layers.
 
-    After construction Θ is fresh (B = 0: the denoiser equals its base exactly) and on. Which of
-    the denoiser's own weights Φ take gradients does not change. As a context manager it removes
-    itself at the end.
+    It holds no Θ of its own: make one with `fresh`, hand it over with `use`. Outside of `use` the
+    denoiser is its base. As a context manager it removes itself at the end.
 
     Args:
-        denoiser: gets the adapter in place.
+        denoiser: gets a hook on every adapted layer; its modules, names and weights stay.
         r: rank; the paper's is 32.
-        alpha: α; the adapter is scaled by alpha / r.
+        alpha: α; the update is scaled by alpha / r.
         targets: `temporal`: every linear layer of the temporal transformers (the input one and
             those after each spatial one). `attention`: query, key, value and output layers of
             spatial and temporal attention. `all`: every linear layer of both kinds of
             transformers, and the temporal convolutions.
-        dropout: on the adapter's input while training. Above 0 it draws from PyTorch's global
-            generator, so that a resumed run differs from an uninterrupted one.
+        init: of A; B starts at zero, so that a fresh Θ is the base exactly. `kaiming` is PEFT's
+            default (uniform within 1/√fan_in), `gaussian` is normal with deviation 1/r.
 
     Raises:
         ValueError: if the denoiser has an adapter already, or no layer to adapt.
@@ -50,30 +80,25 @@ class TemporalLoRA:
         r: int = 32,
         alpha: float = 32.0,
         targets: LoRATargets = "temporal",
-        dropout: float = 0.0,
+        init: LoRAInit = "kaiming",
     ) -> None:
         if r < 1:
             raise ValueError(f"the rank r is {r}; it must be at least 1")
-        if any(isinstance(module, LoraLayer) for module in denoiser.modules()):
+        if denoiser in _adapted:
             raise ValueError(
-                "the denoiser has a LoRA already: reset() it for a new episode, or remove() it "
-                "before making another"
+                "the denoiser has a LoRA already: use() it with a fresh Θ for a new episode, or "
+                "remove() it before making another"
             )
+        self.r, self.alpha, self.targets, self.init = r, alpha, targets, init
+        self.scale = alpha / r
         names = target_modules(denoiser, targets)
-        takes_gradient = {name: p.requires_grad for name, p in denoiser.named_parameters()}
-        _inject(denoiser, names, r, alpha, dropout)
+        self.layers = [_layer(name, denoiser.get_submodule(name), r) for name in names]
+        self.num_weights = sum(sum(layer.sizes) for layer in self.layers)
         self._denoiser = denoiser
-        self._layers = _lora_layers(denoiser)
-        assert sorted(self._layers) == sorted(names), "peft matched other layers than asked for"
-        self._weights = _weights_of(denoiser)
-        for name, parameter in denoiser.named_parameters():
-            plain = _plain_name(name)
-            if plain in takes_gradient:
-                parameter.requires_grad_(takes_gradient[plain])
-        for parameter in self._weights.values():
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
-        self.reset(stream(0, "temporal-lora-init"))
+        self._hooks = [
+            layer.module.register_forward_hook(_hook(layer, self.scale)) for layer in self.layers
+        ]
+        _adapted.add(denoiser)
 
     def __enter__(self) -> "TemporalLoRA":
         return self
@@ -81,95 +106,108 @@ class TemporalLoRA:
     def __exit__(self, *error: object) -> None:
         self.remove()
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Θ alone, in fp32 whatever the denoiser's precision is."""
-        return iter(self._weights.values())
+    def fresh(self, generator: torch.Generator) -> Float[Tensor, " p"]:
+        """A new Θ, in fp32 on the CPU; only A is drawn."""
+        theta = torch.zeros(self.num_weights)
+        for a, _ in self._views(theta[None]):
+            match self.init:
+                case "kaiming":
+                    nn.init.kaiming_uniform_(a[0], a=math.sqrt(5), generator=generator)
+                case "gaussian":
+                    nn.init.normal_(a[0], std=1 / self.r, generator=generator)
+        return theta
 
-    @torch.no_grad()
-    def reset(self, generator: torch.Generator) -> None:
-        """Make Θ fresh: A as peft draws it (Kaiming uniform), B = 0."""
-        for name, weight in self._weights.items():
-            if ".lora_B." in name:
-                weight.zero_()
-                continue
-            fresh = torch.empty(weight.shape)
-            nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
-            weight.copy_(fresh)
+    def activate(self, theta: Float[Tensor, "e p"] | None) -> None:
+        """Hand over Θ until the next call; None leaves the base.
 
-    def state(self) -> dict[str, Tensor]:
-        """A detached copy on the CPU, keyed as `peft.get_peft_model_state_dict` does."""
-        return {
-            name: weight.detach().to("cpu", copy=True) for name, weight in self._weights.items()
-        }
-
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state` gave.
-
-        Raises:
-            ValueError: if `state` belongs to other layers or another rank; nothing is changed then.
+        The batches that follow hold e episodes, equally many samples of each, side by side. Gradients
+        flow to `theta` if it takes any.
         """
-        self._check_state(state)
-        for name, weight in self._weights.items():
-            weight.copy_(state[name])
-
-    def enable(self, active: bool) -> None:
-        """Switch Θ on or off; off leaves the base denoiser. Gradient flags stay as they are."""
-        takes_gradient = [weight.requires_grad for weight in self._weights.values()]
-        for layer in self._layers.values():
-            layer.enable_adapters(active)
-        for weight, flag in zip(self._weights.values(), takes_gradient, strict=True):
-            weight.requires_grad_(flag)
+        pairs: list[Pair | None] = [None] * len(self.layers)
+        if theta is not None:
+            pairs = list(self._views(theta))
+        for layer, pair in zip(self.layers, pairs, strict=True):
+            layer.active = pair
 
     @contextmanager
-    def merged(self) -> Iterator[None]:
-        """Sample at the cost of the base: fold Θ into the weights, and restore them bit for bit.
+    def use(self, theta: Float[Tensor, "e p"] | None) -> Iterator[None]:
+        """Hand over Θ inside; what was active before is back afterwards.
 
-        Inside, Θ takes no gradients and must not change. Outputs equal those outside up to
-        rounding. Where Θ is off, it stays off.
+        With activation checkpointing the backward pass belongs inside too: it computes layers again.
         """
-        if any(layer.disable_adapters for layer in self._layers.values()):
-            yield
-            return
-        weights = [layer.get_base_layer().weight for layer in self._layers.values()]
-        originals = [weight.data for weight in weights]
-        with torch.no_grad():
-            for layer, weight in zip(self._layers.values(), weights, strict=True):
-                delta = layer.get_delta_weight(_ADAPTER)
-                weight.data = (weight.data + delta).to(weight.dtype)
-        self.enable(False)
+        before = [layer.active for layer in self.layers]
+        self.activate(theta)
         try:
             yield
         finally:
-            self.enable(True)
+            for layer, pair in zip(self.layers, before, strict=True):
+                layer.active = pair
+
+    @contextmanager
+    def merged(self, theta: Float[Tensor, " p"]) -> Iterator[None]:
+        """Sample one episode at the cost of the base: fold Θ into Φ, restored bit for bit afterwards.
+
+        Outputs equal those of `use` up to rounding.
+        """
+        weights: list[Any] = [layer.module.weight for layer in self.layers]
+        originals = [weight.data for weight in weights]
+        with torch.no_grad():
+            for weight, (a, b) in zip(weights, self._views(theta[None]), strict=True):
+                delta = delta_weight(a[0], b[0], self.scale)
+                weight.data = (weight.data + delta).to(weight.dtype)
+        torch.clear_autocast_cache()  # it may hold the weights as they were, in half precision
+        try:
+            yield
+        finally:
             for weight, original in zip(weights, originals, strict=True):
                 weight.data = original
+            torch.clear_autocast_cache()
+
+    def state(self, theta: Float[Tensor, " p"]) -> dict[str, Tensor]:
+        """A copy of Θ on the CPU, named and shaped as `peft.get_peft_model_state_dict` does."""
+        found = {}
+        pairs = self._views(theta.detach()[None])
+        for layer, pair in zip(self.layers, pairs, strict=True):
+            for letter, weight in zip("AB", pair, strict=True):
+                found[f"{layer.name}.lora_{letter}.weight"] = weight[0].to("cpu", copy=True)
+        return found
+
+    def theta(self, state: dict[str, Tensor]) -> Float[Tensor, " p"]:
+        """The Θ that `state` gave, in fp32 on the CPU.
+
+        Raises:
+            ValueError: if `state` belongs to other layers or another rank.
+        """
+        shapes = {
+            f"{layer.name}.lora_{letter}.weight": shape
+            for layer in self.layers
+            for letter, shape in zip("AB", layer.shapes, strict=True)
+        }
+        _check_state(state, shapes)
+        return torch.cat([state[name].detach().cpu().float().flatten() for name in shapes])
+
+    def drift(self, theta: Float[Tensor, " p"]) -> dict[str, float]:
+        """‖ΔW‖ of every adapted layer: how far Θ has moved the network; 0 when fresh."""
+        pairs = self._views(theta.detach()[None])
+        return {
+            layer.name: delta_norm(a[0], b[0], self.scale)
+            for layer, (a, b) in zip(self.layers, pairs, strict=True)
+        }
 
     def remove(self) -> None:
-        """Give the denoiser back as it was before: same modules, names and weights. Idempotent."""
-        for name, layer in self._layers.items():
-            parent, _, child = name.rpartition(".")
-            setattr(self._denoiser.get_submodule(parent), child, layer.get_base_layer())
-        if self._layers:
-            del self._denoiser.peft_config
-        self._layers, self._weights = {}, {}
+        """Take the hooks off again. Idempotent."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        _adapted.discard(self._denoiser)
 
-    def _check_state(self, state: dict[str, Tensor]) -> None:
-        missing = sorted(self._weights.keys() - state.keys())
-        unknown = sorted(state.keys() - self._weights.keys())
-        if missing or unknown:
-            raise ValueError(
-                f"this memory does not fit the denoiser's LoRA: {len(missing)} weights are missing "
-                f"(first: {missing[:1]}), {len(unknown)} are unknown (first: {unknown[:1]}). Use "
-                "the denoiser preset and the targets it was made with"
-            )
-        for name, weight in self._weights.items():
-            if state[name].shape != weight.shape:
-                raise ValueError(
-                    f"this memory does not fit the denoiser's LoRA: {name} is "
-                    f"{tuple(state[name].shape)} in the memory and {tuple(weight.shape)} here. Use "
-                    "the rank r and the denoiser preset it was made with"
-                )
+    def _views(self, theta: Float[Tensor, "e p"]) -> Iterator[Pair]:
+        """(A, B) of every layer, views of Θ with the episodes in front."""
+        sizes = [size for layer in self.layers for size in layer.sizes]
+        parts = iter(theta.split(sizes, dim=1))
+        for layer in self.layers:
+            a, b = (next(parts).unflatten(1, shape) for shape in layer.shapes)  # type: ignore[no-untyped-call]
+            yield a, b
 
 
 def target_modules(denoiser: nn.Module, targets: LoRATargets) -> list[str]:
@@ -188,12 +226,41 @@ def target_modules(denoiser: nn.Module, targets: LoRATargets) -> list[str]:
 
 
 def base_state_dict(denoiser: nn.Module) -> dict[str, Tensor]:
-    """Φ's state dict under its clean names, also while a LoRA is injected."""
+    """Φ's state dict under its clean names, also while PEFT has wrapped layers of it."""
     return {
-        _plain_name(name): value
+        name.replace(".base_layer.", "."): value
         for name, value in denoiser.state_dict().items()
         if ".lora_" not in name
     }
+
+
+def _hook(layer: AdaptedLayer, scale: float) -> Callable[..., Tensor | None]:
+    """A forward hook that adds the active episodes' update to the layer's output."""
+    add = add_linear if isinstance(layer.module, nn.Linear) else add_convolution
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if layer.active is None:
+            return None
+        a, b = layer.active
+        if output.shape[0] % a.shape[0]:
+            raise ValueError(
+                f"a batch for Θ of {a.shape[0]} episodes must hold equally many samples of each, but "
+                f"{layer.name} got {output.shape[0]} rows; give each episode as many samples"
+            )
+        return add(output, args[0], a, b, scale)
+
+    return hook
+
+
+def _layer(name: str, module: nn.Module, r: int) -> AdaptedLayer:
+    match module:
+        case nn.Linear():
+            shapes: Any = (r, module.in_features), (module.out_features, r)
+        case nn.Conv3d():
+            shapes = (r, module.in_channels, *module.kernel_size), (module.out_channels, r, 1, 1, 1)
+        case _:
+            raise AssertionError(f"{name} is matched, but a {type(module).__name__}")
+    return AdaptedLayer(name, module, shapes)
 
 
 def _matches(name: str, module: nn.Module, targets: LoRATargets) -> bool:
@@ -210,25 +277,19 @@ def _matches(name: str, module: nn.Module, targets: LoRATargets) -> bool:
             return temporal or spatial or (convolution and bool(_TEMPORAL_CONVOLUTION.search(name)))
 
 
-def _inject(denoiser: nn.Module, names: list[str], r: int, alpha: float, dropout: float) -> None:
-    """Let peft wrap the layers; its own initial draw must not move the global generator."""
-    config = LoraConfig(r=r, lora_alpha=alpha, target_modules=names, lora_dropout=dropout)
-    with torch.random.fork_rng(devices=[]):
-        inject_adapter_in_model(config, denoiser, adapter_name=_ADAPTER)
-
-
-def _lora_layers(denoiser: nn.Module) -> dict[str, LoraLayer]:
-    return {n: m for n, m in denoiser.named_modules() if isinstance(m, LoraLayer)}
-
-
-def _weights_of(denoiser: nn.Module) -> dict[str, nn.Parameter]:
-    """Θ's parameters, named as `peft.get_peft_model_state_dict` names them."""
-    return {
-        name.replace(f".{_ADAPTER}.", "."): parameter
-        for name, parameter in denoiser.named_parameters()
-        if ".lora_" in name
-    }
-
-
-def _plain_name(name: str) -> str:
-    return name.replace(".base_layer.", ".")
+def _check_state(state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
+    missing = sorted(shapes.keys() - state.keys())
+    unknown = sorted(state.keys() - shapes.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"this memory does not fit the denoiser's LoRA: {len(missing)} weights are missing "
+            f"(first: {missing[:1]}), {len(unknown)} are unknown (first: {unknown[:1]}). Use "
+            "the denoiser preset and the targets it was made with"
+        )
+    for name, shape in shapes.items():
+        if state[name].shape != shape:
+            raise ValueError(
+                f"this memory does not fit the denoiser's LoRA: {name} is "
+                f"{tuple(state[name].shape)} in the memory and {shape} here. Use "
+                "the rank r and the denoiser preset it was made with"
+            )

@@ -13,7 +13,6 @@ from sfv.data.schema import EpisodeMeta
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner, FastSettings
 from sfv.fast.rollout import Chunk, Rollout, join
-from sfv.models.temporal_lora import TemporalLoRA
 from sfv.models.world_model import WorldModel
 from sfv.training.slow_fast import LoRASettings
 from sfv.types import Precision
@@ -83,17 +82,17 @@ class EpisodeVideos:
 
 @contextmanager
 def rollout_of(model: WorldModel, row: Row, settings: GenerationSettings) -> Iterator[Rollout]:
-    """Build the rollout of a row; Θ is inside the denoiser only within this context."""
+    """Build the rollout of a row; Θ acts in the denoiser only within this context."""
     if row == "none":
         yield Rollout(model, settings.sampler, None, settings.seed, settings.precision)
         return
-    shape = settings.lora
-    with TemporalLoRA(model.denoiser, shape.r, shape.alpha, shape.targets) as lora:
+    with settings.lora.adapt(model.denoiser) as lora:
         learner = FastLearner(
             model.denoiser,
             lora,
             model.schedule,
-            lambda: model.text([""]),
+            model.text,
+            model.num_context,
             settings.fast,
             settings.seed,
             settings.precision,

@@ -7,6 +7,7 @@ D_s with (X_i, X_{i+1}, c_i, Θ_i); then the stock training epoch loop runs over
 All private Lightning names that the project uses are imported here and nowhere else.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from sfv import rng
 from sfv.fast.learner import FastLearner
+from sfv.fast.memory import Memory
 from sfv.types import EpisodeBatch
 
 
@@ -30,18 +32,21 @@ class ReplayItem:
 
     latents: Float[Tensor, "1 c t h w"]
     action: str
-    memory: dict[str, Tensor] = field(repr=False)
+    memory: Float[Tensor, " p"] = field(repr=False)
     key: str = ""
 
 
 class FastLoop(_Loop):
     """The inner loop: fast learning over one group of episodes, Φ frozen; fills `replay`.
 
+    The episodes of a group learn in one batch, chunk by chunk; those that end early leave it.
+
     Args:
         trainer: the trainer, for its loggers and progress.
         learner: trains Θ.
         episodes_per_group: episodes of one fast phase.
         max_chunks: chunk pairs learned of each episode, from its start; None takes all.
+        episodes_at_once: at most so many learn in one batch; None: the whole group.
     """
 
     def __init__(
@@ -50,10 +55,12 @@ class FastLoop(_Loop):
         learner: FastLearner,
         episodes_per_group: int,
         max_chunks: int | None,
+        episodes_at_once: int | None = None,
     ) -> None:
         super().__init__(trainer)
         self.learner = learner
         self.episodes_per_group, self.max_chunks = episodes_per_group, max_chunks
+        self.episodes_at_once = episodes_at_once or episodes_per_group
         self.episode_progress = _Progress()
         self.chunk_progress = _Progress()
         self.replay: list[ReplayItem] = []
@@ -63,17 +70,22 @@ class FastLoop(_Loop):
         return self.episode_progress.current.completed >= self.episodes_per_group
 
     def run(self, data_fetcher: _DataFetcher) -> list[ReplayItem]:
-        """Learn one group and return its replay items, in the order they were learned.
+        """Learn one group and return its replay items, episode by episode.
 
         The group is smaller where a finite stream of episodes ends in it, and empty behind the end.
         """
         self.reset()
+        group: list[tuple[str, EpisodeBatch]] = []
         while not self.done:
             try:
                 batch, _, _ = next(data_fetcher)
             except StopIteration:
                 break
-            self.advance(batch)
+            self.episode_progress.increment_ready()
+            group.append((f"{batch['key']}#{self.episode_progress.total.ready}", batch))
+            self.episode_progress.increment_completed()
+        for alike in _batches(group, self.episodes_at_once):
+            self.advance(alike)
         return self.replay
 
     def reset(self) -> None:
@@ -81,20 +93,30 @@ class FastLoop(_Loop):
         self.episode_progress.reset_on_run()
         self.chunk_progress.reset_on_run()
 
-    def advance(self, batch: EpisodeBatch) -> None:
-        """Learn one episode from its true chunks, keeping Θ_i before each pair."""
-        self.episode_progress.increment_ready()
-        pairs = batch["pairs"].to(self.trainer.strategy.root_device)
-        self.learner.begin(f"{batch['key']}#{self.episode_progress.total.ready}")
-        for i, action in enumerate(batch["actions"][: self.max_chunks]):
-            self.chunk_progress.increment_ready()
-            pair = pairs[i : i + 1]
-            memory = self.learner.weights.state()
-            report = self.learner.learn(pair, i)
-            self.replay.append(ReplayItem(pair, action, memory, f"{batch['key']}/{i}"))
+    def advance(self, group: list[tuple[str, EpisodeBatch]]) -> None:
+        """Learn some episodes from their true chunks, keeping Θ_i before each pair."""
+        device = self.trainer.strategy.root_device
+        memories = [self.learner.fresh(name) for name, _ in group]
+        items: list[list[ReplayItem]] = [[] for _ in group]
+        lengths = [len(batch["actions"][: self.max_chunks]) for _, batch in group]
+        for i in range(max(lengths)):
+            going = [n for n, length in enumerate(lengths) if i < length]
+            pairs = [group[n][1]["pairs"][i : i + 1].to(device) for n in going]
+            actions = [group[n][1]["actions"][i] for n in going]
+            for n, pair, action in zip(going, pairs, actions, strict=True):
+                key = f"{group[n][1]['key']}/{i}"
+                memory = memories[n].theta.to("cpu", copy=True)
+                items[n].append(ReplayItem(pair, action, memory, key))
+                self.chunk_progress.increment_ready()
+            self._learn([memories[n] for n in going], torch.cat(pairs), actions)
+        self.replay += [item for of_episode in items for item in of_episode]
+
+    def _learn(self, memories: list[Memory], pairs: Tensor, actions: list[str]) -> None:
+        for report in self.learner.learn(memories, pairs, actions):
             self.chunk_progress.increment_completed()
-            self._log({"fast/loss": report.loss, "fast/gain": report.gain})
-        self.episode_progress.increment_completed()
+            metrics = {"fast/loss": report.loss, "fast/gain": report.gain}
+            measured = {"fast/drift": report.drift, "fast/undone": float(report.undone)}
+            self._log({**metrics, **measured})
 
     def _log(self, metrics: dict[str, float]) -> None:
         """`self.log` is not to be had in an own loop: write to the loggers and the progress bar.
@@ -105,6 +127,18 @@ class FastLoop(_Loop):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=self.chunk_progress.total.completed)
         trainer.progress_bar_metrics.update(metrics)
+
+
+def _batches(
+    group: list[tuple[str, EpisodeBatch]], size: int
+) -> Iterator[list[tuple[str, EpisodeBatch]]]:
+    """Split a group into batches of at most `size` episodes whose latents are equally large."""
+    alike: dict[torch.Size, list[tuple[str, EpisodeBatch]]] = {}
+    for name, batch in group:
+        alike.setdefault(batch["pairs"].shape[1:], []).append((name, batch))
+    for episodes in alike.values():
+        for first in range(0, len(episodes), size):
+            yield episodes[first : first + size]
 
 
 class ReplayFetcher(_DataFetcher):

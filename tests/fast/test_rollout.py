@@ -3,24 +3,25 @@ import torch
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner, FastSettings
-from sfv.fast.rollout import Rollout, join
+from sfv.fast.rollout import Request, Rollout, join
 from sfv.models.temporal_lora import TemporalLoRA
 
 ACTIONS = ["walk forward", "turn left", "walk forward", "turn left"]
 SAMPLER = SamplerSettings("ddim", num_inference_steps=2)
 
 
-def make_rollout(world, lora=None, **settings):
+def make_rollout(world, lora=None, sampler=SAMPLER, **settings):
     learner = None
     if lora is not None:
         learner = FastLearner(
             world.denoiser,
             lora,
             world.schedule,
-            lambda: world.text([""]),
-            FastSettings(**{"num_steps": 1, "learning_rate": 1e-2, **settings}),
+            world.text,
+            world.num_context,
+            FastSettings(**{"num_steps": 1, "learning_rate": 1e-2, "probe_draws": 0, **settings}),
         )
-    return Rollout(world, SAMPLER, learner, seed=3)
+    return Rollout(world, sampler, learner, seed=3)
 
 
 def videos(chunks):
@@ -86,11 +87,66 @@ def test_the_memory_learns_what_is_shown_not_what_was_predicted(world, latents):
     states = []
     for shown in (truth[:, :, :2], truth[:, :, :2] + 1, None):
         with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
-            make_rollout(world, lora).run("e", start, ACTIONS[:1], shown=shown)
-            states.append(lora.state())
-    name = next(key for key in states[0] if "lora_B" in key)
-    assert not torch.equal(states[0][name], states[1][name])
-    assert not torch.equal(states[0][name], states[2][name])
+            (chunk,) = make_rollout(world, lora).run("e", start, ACTIONS[:1], shown=shown)
+            states.append(chunk.memory.theta)
+    assert not torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_videos_made_at_once_are_the_ones_made_alone(world, latents, guidance, with_memory):
+    """Three episodes of 3, 1 and 2 chunks; the second is shown its truth and leaves first."""
+    sampler = SamplerSettings("ddim", num_inference_steps=2, guidance_scale=guidance)
+    small = latents[..., :2, :4]
+    requests = [
+        Request("a", small[:, :, :3], ACTIONS[:3]),
+        Request("b", small[:, :, 1:5], ACTIONS[1:2], shown=small[:, :, 5:7]),
+        Request("c", small[:, :, 2:5], ACTIONS[2:]),
+    ]
+    with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
+        rollout = make_rollout(world, lora if with_memory else None, sampler, learning_rate=1e-3)
+        seen = []
+        together = rollout.run_many(requests, on_chunk=lambda chunk: seen.append(chunk.chunk_idx))
+        assert seen == [1, 1, 1, 2, 2, 3]
+        for request, chunks in zip(requests, together, strict=True):
+            alone = list(rollout.stream(request))
+            assert [c.action for c in chunks] == [c.action for c in alone] == request.actions
+            torch.testing.assert_close(videos(chunks), videos(alone), rtol=1e-3, atol=1e-3)
+            assert (chunks[0].memory is not None) == with_memory
+
+
+def test_videos_of_different_size_are_not_made_at_once(world, latents):
+    requests = [Request("a", latents[:, :, :3], ACTIONS), Request("b", latents[:, :, :3, 1:], ACTIONS)]
+    with pytest.raises(ValueError, match=r"equal latents.*\(5, 3, 6\), \(5, 4, 6\).*one after the"):
+        make_rollout(world).run_many(requests)
+
+
+def test_a_rollout_in_two_parts_is_the_whole_one_bit_for_bit(world, latents):
+    start = latents[:, :, :3]
+    with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
+        rollout = make_rollout(world, lora, probe_draws=1)
+        whole = rollout.run("e", start, ACTIONS)
+        first = rollout.run("e", start, ACTIONS[:2])
+        memory = first[-1].memory
+        rest = list(rollout.stream(Request("e", memory.context, ACTIONS[2:], memory=memory)))
+        assert [chunk.chunk_idx for chunk in rest] == [3, 4]
+        assert torch.equal(videos(first + rest), videos(whole))
+        assert torch.equal(memory.theta, whole[-1].memory.theta)
+        assert rest[-1].learned.gain == whole[-1].learned.gain
+
+
+def test_one_frame_of_context_where_the_rule_says_so(world, latents):
+    """Generation and learning see the newest frame alone: older ones change nothing."""
+    start, other = latents[:, :, :3], latents[:, :, :3].clone()
+    other[:, :, :2] += 1
+    for rule, same in (("single_frame", True), ("pair", False)):
+        made = []
+        for given in (start, other):
+            with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
+                made.append(make_rollout(world, lora, rule=rule).run("e", given, ACTIONS[:2]))
+        assert torch.equal(videos(made[0]), videos(made[1])) == same
+        assert torch.equal(made[0][-1].memory.theta, made[1][-1].memory.theta) == same
 
 
 def test_a_short_start_or_odd_truth_is_refused(world, latents):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -124,7 +125,7 @@ def test_a_mask_channel_survives(tmp_path):
 def test_the_fingerprint_tells_weights_apart_and_looks_through_a_memory(world):
     other = world_of(copy.deepcopy(world.denoiser))
     assert other.fingerprint() == world.fingerprint()
-    with TemporalLoRA(other.denoiser, r=2):
+    with TemporalLoRA(other.denoiser, r=2) as lora, lora.use(torch.ones(1, lora.num_weights)):
         assert other.fingerprint() == world.fingerprint()
     with torch.no_grad():
         next(other.denoiser.parameters()).view(-1)[0] += 1e-3
@@ -150,10 +151,11 @@ def test_a_foreign_folder_is_refused_and_kept(world, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_model_with_a_memory_inside_is_not_saved_over_an_older_one(world, folder):
+def test_a_model_with_layers_of_peft_inside_is_not_saved_over_an_older_one(world, folder):
     learning = world_of(copy.deepcopy(world.denoiser))
-    message = r"holds fast weights: call their remove\(\) before"
-    with TemporalLoRA(learning.denoiser, r=2), pytest.raises(ValueError, match=message):
+    target = "transformer_in.proj_in"
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=[target]), learning.denoiser.unet)
+    with pytest.raises(ValueError, match=r"holds fast weights: call their remove\(\) before"):
         learning.save(folder)
     assert torch.equal(output(WorldModel.load(folder)), output(world))
 

@@ -50,9 +50,11 @@ class Record(pl.Callback):
         if batch_idx == 0:
             self.first_steps.append(phi(pl_module))
 
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.memories.append(theta(pl_module))
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.batches.append(batch)
-        self.memories.append(theta(pl_module))
         self.losses.append(outputs["loss"].detach().clone())
 
 
@@ -62,8 +64,13 @@ def phi(learner):
 
 
 def theta(learner):
-    found = weights_of(learner.denoiser)
-    return {name.replace(".memory.", "."): v for name, v in found.items() if ".lora_" in name}
+    """What acts in the denoiser right now, seen from the outside: each adapted layer's A."""
+    found = []
+    for module in learner.denoiser.modules():
+        for hook in module._forward_hooks.values():
+            (layer,) = (c.cell_contents for c in hook.__closure__ if hasattr(c.cell_contents, "active"))
+            found.append(None if layer.active is None else [part[0].clone() for part in layer.active])
+    return found
 
 
 def fit(data, steps, settings=SETTINGS, callbacks=(), trainer=None, **changes):
@@ -107,6 +114,16 @@ class Logger(pl.loggers.logger.DummyLogger):
         self.rows.append((step, metrics))
 
 
+def numbered(data):
+    return enumerate(make_datamodule(data, "episodes").train_dataloader())
+
+
+def cut(fetcher, lengths):
+    """Episodes with their first pairs alone."""
+    for length, (episode, *rest) in zip(lengths, fetcher, strict=True):
+        yield {**episode, "pairs": episode["pairs"][:length], "actions": episode["actions"][:length]}, *rest
+
+
 def fetch(data):
     fetcher = _PrefetchDataFetcher()
     loader = make_datamodule(data, "episodes").train_dataloader()
@@ -119,7 +136,7 @@ def test_the_replay_holds_the_memory_from_before_each_pair(data):
     learner = make.make_learner(data)
     episodes = list(make_datamodule(data, "episodes").train_dataloader())
     with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
-        loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 2, None)
+        loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 2, None, 1)
         items = loop.run(fetch(data))
         assert [item.key for item in items] == [
             f"{e['key']}/{i}" for e in episodes[:2] for i in range(PAIRS)
@@ -127,17 +144,42 @@ def test_the_replay_holds_the_memory_from_before_each_pair(data):
         by_hand = make_learner(learner, lora, SETTINGS)
         for number, episode in enumerate(episodes[:2]):
             first, second = items[PAIRS * number : PAIRS * (number + 1)]
-            by_hand.begin(f"{episode['key']}#{number + 1}")
-            assert same(first.memory, lora.state())
-            fresh = {name: v for name, v in first.memory.items() if ".lora_B" in name}
-            assert fresh
-            assert all(not v.any() for v in fresh.values())
-            by_hand.learn(episode["pairs"][:1], 0)
-            assert same(second.memory, lora.state())
-            assert not same(second.memory, first.memory)
+            memory = by_hand.fresh(f"{episode['key']}#{number + 1}")
+            assert torch.equal(first.memory, memory.theta)
+            assert set(lora.drift(first.memory).values()) == {0.0}
+            by_hand.learn([memory], episode["pairs"][:1], episode["actions"][:1])
+            assert torch.equal(second.memory, memory.theta)
+            assert not torch.equal(second.memory, first.memory)
             for i, item in enumerate((first, second)):
                 assert torch.equal(item.latents, episode["pairs"][i : i + 1])
                 assert item.action == episode["actions"][i]
+
+
+def test_a_group_learns_in_one_batch_what_its_episodes_learn_alone(data):
+    """Episodes of two pairs and of one; the longer goes on when the shorter has left."""
+    learner = make.make_learner(data)
+    replays = []
+    for at_once in (1, 2, None):
+        with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
+            loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 3, None, at_once)
+            replays.append(loop.run(cut(fetch(data), (2, 1, 2))))
+    alone, pairwise, joint = replays
+    assert len(alone) == 5
+    for others in (pairwise, joint):
+        assert [item.key for item in others] == [item.key for item in alone]
+        for item, other in zip(alone, others, strict=True):
+            assert torch.equal(item.latents, other.latents)
+            torch.testing.assert_close(item.memory, other.memory, rtol=0, atol=2e-3)
+    assert (alone[1].memory - alone[0].memory).abs().max() > 5e-3
+
+
+def test_episodes_of_other_sizes_learn_in_batches_of_their_own(data):
+    learner = make.make_learner(data)
+    with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
+        loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 3, max_chunks=1)
+        smaller = ({**e, "pairs": e["pairs"][..., : 6 - 2 * (i == 1)]} for i, e in numbered(data))
+        items = loop.run((episode, 0, 0) for episode in smaller)
+    assert sorted(tuple(item.latents.shape[-2:]) for item in items) == [(4, 4), (4, 6), (4, 6)]
 
 
 def test_max_chunks_takes_the_first_pairs_of_each_episode(data):
@@ -157,7 +199,7 @@ def test_an_episode_that_comes_again_starts_with_another_memory(data):
         first = {item.key: item.memory for item in loop.run(fetch(data))}
         again = {item.key: item.memory for item in loop.run(fetch(data))}
     assert first.keys() == again.keys()
-    assert not any(same(first[key], again[key]) for key in first)
+    assert not any(torch.equal(first[key], again[key]) for key in first)
 
 
 def test_slow_weights_rest_in_the_fast_phase_and_the_memory_in_the_slow_one(trained):
@@ -166,8 +208,13 @@ def test_slow_weights_rest_in_the_fast_phase_and_the_memory_in_the_slow_one(trai
     for before, after in zip(record.epoch_starts, record.first_steps, strict=True):
         assert same(before, after)
     assert not same(record.epoch_starts[0], record.epoch_starts[1])
+    lora = TemporalLoRA(trained.learner.denoiser, 2, 2.0)
     for batch, memory in zip(record.batches, record.memories, strict=True):
-        assert same(batch["memory"], memory)
+        with lora.use(batch["memory"][None]):
+            for expected, found in zip(theta(trained.learner), memory, strict=True):
+                assert all(map(torch.equal, expected, found))
+    assert not any(theta(trained.learner)), "outside of slow steps Φ is alone"
+    lora.remove()
 
 
 def test_a_slow_step_uses_its_own_memory(resting):
@@ -176,10 +223,9 @@ def test_a_slow_step_uses_its_own_memory(resting):
     steps = zip(resting.record.batches, resting.record.losses, strict=True)
     for step, (batch, loss) in enumerate(steps):
         with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
-            lora.load(batch["memory"])
             losses = []
-            for active in (True, False):
-                lora.enable(active)
+            for memory in (batch["memory"][None], None):
+                lora.activate(memory)
                 generator = rng.stream(7, "slow-noise", step, step, 0)
                 torch.rand(1, generator=generator)  # the draw for text dropout
                 losses.append(
@@ -211,7 +257,9 @@ def test_every_pair_of_a_group_is_trained_on_once(trained):
 
 
 def test_the_replay_order_is_a_function_of_seed_and_phase(data):
-    items = [ReplayItem(torch.zeros(1, 2, 3, 4, 5), "", {}, str(i)) for i in range(9)]
+    items = [
+        ReplayItem(torch.zeros(1, 2, 3, 4, 5), "", torch.zeros(6), str(i)) for i in range(9)
+    ]
 
     def order(seed, phase):
         fetcher = ReplayFetcher(seed)
@@ -245,12 +293,11 @@ def test_the_denoiser_is_as_before_after_an_exception(data):
             raise RuntimeError("out of memory")
 
     learner = make.make_learner(data)
-    before = learner.state_dict().keys()
     with pytest.raises(RuntimeError, match="out of memory"):
         fit_slow_fast(
             make_trainer(2, [Fail()]), learner, make_datamodule(data, "episodes"), SETTINGS
         )
-    assert learner.state_dict().keys() == before
+    assert theta(learner) == []
 
 
 @pytest.mark.parametrize("per_group", [2, 5])
@@ -312,6 +359,7 @@ def test_the_fast_loss_is_logged_against_chunk_pairs(trained):
     fast = [(step, row) for step, row in trained.rows if "fast/loss" in row]
     assert [step for step, _ in fast] == list(range(1, 7)), "two episodes, then the third"
     assert all(row["fast/loss"] > 0 and row["fast/gain"] != 0 for _, row in fast)
+    assert all(row["fast/drift"] > 0 and row["fast/undone"] == 0 for _, row in fast)
     assert sum("slow/loss" in row for _, row in trained.rows) == 5
 
 
@@ -320,6 +368,7 @@ def test_the_fast_loss_is_logged_against_chunk_pairs(trained):
     [
         ({"episodes_per_group": 0}, "episodes_per_group=0.*allowed: episodes_per_group >= 1"),
         ({"max_chunks": 0}, "max_chunks=0.*max_chunks >= 1 or null"),
+        ({"episodes_at_once": 0}, "episodes_at_once=0; allowed: 1 or more, or null"),
     ],
 )
 def test_settings_out_of_range_say_what_is_allowed(settings, message):

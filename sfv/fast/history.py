@@ -1,0 +1,34 @@
+"""The rule that learns from the whole episode: a bounded, uniform sample of all earlier pairs."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfv import rng
+from sfv.fast.memory import Memory
+
+
+def replayed(
+    memory: Memory, pair: Float[Tensor, "1 c t h w"], num: int, seed: int, step: int
+) -> Float[Tensor, "n c t h w"]:
+    """Draw a pair for each of `num` noise draws, from those kept and the newest."""
+    generator = rng.stream(seed, "fast-replay", memory.episode, memory.num_chunks, step)
+    known = [*memory.history, pair]
+    chosen = torch.randint(len(known), (num,), generator=generator)
+    return torch.cat([known[int(i)] for i in chosen])
+
+
+def remember(
+    memory: Memory, pair: Float[Tensor, "1 c t h w"], capacity: int, seed: int
+) -> None:
+    """Keep the pair, or not: every pair so far is among the `capacity` kept with equal chance.
+
+    Reservoir sampling (Vitter, 1985, algorithm R).
+    """
+    if len(memory.history) < capacity:
+        memory.history.append(pair)
+        return
+    generator = rng.stream(seed, "fast-reservoir", memory.episode, memory.num_chunks)
+    place = int(torch.randint(memory.num_chunks + 1, (), generator=generator))
+    if place < capacity:
+        memory.history[place] = pair

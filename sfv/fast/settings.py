@@ -1,0 +1,95 @@
+"""How Θ learns: numbers, and the rules of the paper's ablations."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FastOptimizer = Literal["adam", "sgd"]
+UpdateRule = Literal["pair", "text_style", "whole_history", "single_frame"]
+"""What Θ learns from: see `RULES`."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One update rule; the learner has one code path for all.
+
+    Args:
+        clean_context: the context stays clean and only the generated frames are supervised.
+        uses_action: the action is given; otherwise "no text".
+        replays: each noise draw takes its pair from the whole episode so far.
+        context_frames: frames of context kept, for generating as for learning; None keeps f_p.
+    """
+
+    clean_context: bool = False
+    uses_action: bool = False
+    replays: bool = False
+    context_frames: int | None = None
+
+
+RULES: dict[UpdateRule, Rule] = {
+    # The paper's (eq. 3): both chunks noised and supervised, no action, the newest pair alone.
+    "pair": Rule(),
+    # Temp-LoRA as for text: an input, an output, and the action that leads from one to the other.
+    "text_style": Rule(clean_context=True, uses_action=True),
+    # "No local rule": learns from all chunks so far.
+    "whole_history": Rule(replays=True),
+    # "No chunk input": one frame of context.
+    "single_frame": Rule(context_frames=1),
+}
+"""The rows of the paper's Table 4; its last row, no fast learning, is a rollout without a learner."""
+
+
+@dataclass(frozen=True)
+class FastSettings:
+    """How Θ learns. What the paper leaves open is listed in `CHOICES.md`.
+
+    Args:
+        num_steps: K, fast gradient steps a chunk.
+        learning_rate: α (paper: 1e-4 with Adam at full size).
+        draws_per_step: noise draws averaged in one fast step; they share one forward pass.
+        low: lower end of the noise levels drawn, as a fraction of the schedule.
+        high: upper end, as a fraction; 1.0 is pure noise.
+        keep_optimizer: keep the optimiser's state over the chunks of an episode.
+        probe_draws: fixed held-out noise draws that measure `fast/gain`; 0 measures nothing.
+        optimizer: `adam` (the paper's) or `sgd` (plain, keeps no state).
+        rule: what Θ learns from: `pair` is the paper's, the others are its ablations.
+        history: earlier pairs that `whole_history` keeps, a uniform sample of the episode so far.
+        guard: learning one chunk is undone if held-out noise says that it made the loss larger by more
+            than this share: on the pair it learned, or on the episode's first pair against the loss
+            before all learning. Losses that are no numbers undo it too, also where nothing is probed.
+            None lets everything pass.
+    """
+
+    num_steps: int = 2
+    learning_rate: float = 1e-4
+    draws_per_step: int = 1
+    low: float = 0.0
+    high: float = 1.0
+    keep_optimizer: bool = True
+    probe_draws: int = 1
+    optimizer: FastOptimizer = "adam"
+    rule: UpdateRule = "pair"
+    history: int = 16
+    guard: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 0 or self.draws_per_step < 1 or self.probe_draws < 0:
+            raise ValueError(
+                f"fast learning got num_steps={self.num_steps}, draws_per_step={self.draws_per_step}, "
+                f"probe_draws={self.probe_draws}; allowed: num_steps >= 0, draws_per_step >= 1, "
+                "probe_draws >= 0"
+            )
+        if not 0.0 <= self.low < self.high <= 1.0:
+            raise ValueError(
+                f"fast learning got the noise range low={self.low}, high={self.high}; "
+                "allowed: 0 <= low < high <= 1"
+            )
+        if self.learning_rate <= 0 or self.history < 1:
+            raise ValueError(
+                f"fast learning got learning_rate={self.learning_rate}, history={self.history}; "
+                "allowed: learning_rate > 0, history >= 1"
+            )
+        if self.guard is not None and self.guard < 0:
+            raise ValueError(
+                f"fast learning got guard={self.guard}; allowed: 0 or more (0.5 lets the loss grow by "
+                "half), or null for none"
+            )
