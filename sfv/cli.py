@@ -16,6 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "train from a YAML config: slow learning or the slow-fast loop",
     ),
     "rollout": ("sfv.training.rollout:rollout", "generate long videos, with or without memory"),
+    "memory": ("sfv.fast.memory_verbs:VERBS", "inspect, compare, merge, fork, export memories"),
     "evaluate": ("sfv.training.evaluate:evaluate", "measure a world model on test episodes"),
 }
 """Verb → (where its function lives, what it does). Imported only when asked for: torch is slow."""
@@ -79,24 +80,38 @@ def _input_errors() -> tuple[type[Exception], ...]:
 
 def _run(verb: str, args: list[str]) -> None:
     module, _, name = VERBS[verb][0].partition(":")
-    function: Callable[..., Any] = getattr(import_module(module), name)
+    function: Any = getattr(import_module(module), name)
     if verb == "fit":
         function(args)  # LightningCLI parses
         return
     from jsonargparse import auto_cli
 
-    auto_cli(function, args=_with_flags(function, args), prog=f"sfv {verb}", as_positional=False)
+    # A verb is a function, or functions under names of their own; those take what they need by position.
+    is_group = isinstance(function, dict)
+    arguments = _with_flags(function, args) if not is_group else _underscored(args)
+    auto_cli(function, args=arguments, prog=f"sfv {verb}", as_positional=is_group)
 
 
 def _with_flags(function: Callable[..., Any], args: list[str]) -> list[str]:
-    """Let a switch stand alone: `--quick` for `--quick true`."""
+    """Let a switch stand alone: `--quick` for `--quick true`; and `--out-put` be `--out_put`."""
     parameters = inspect.signature(function).parameters.values()
     switches = {f"--{p.name}" for p in parameters if p.annotation is bool}
+    args = _underscored(args)
     following = [*args, ""][1:]
     return [
         f"{arg}=true" if arg in switches and after.lower() not in ("true", "false") else arg
         for arg, after in zip(args, following, strict=True)
     ]
+
+
+def _underscored(args: list[str]) -> list[str]:
+    """Options may be written with hyphens: `--resume-from` for `--resume_from`."""
+    found = []
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        long = name.startswith("--") and len(name) > 2
+        found.append(f"--{name[2:].replace('-', '_')}{equals}{value}" if long else arg)
+    return found
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class TextEncoder(Protocol):
 
 @runtime_checkable
 class FastWeights(Protocol):
-    """Hands Θ to a denoiser. Θ is a tensor of its own, `p` numbers an episode, and no module's parameter."""
+    """Hands Θ to a denoiser. Θ is a tensor of its own, `p` numbers an episode, no module's parameter."""
 
     num_weights: int
 

@@ -18,9 +18,7 @@ def replayed(
     return torch.cat([known[int(i)] for i in chosen])
 
 
-def remember(
-    memory: Memory, pair: Float[Tensor, "1 c t h w"], capacity: int, seed: int
-) -> None:
+def remember(memory: Memory, pair: Float[Tensor, "1 c t h w"], capacity: int, seed: int) -> None:
     """Keep the pair, or not: every pair so far is among the `capacity` kept with equal chance.
 
     Reservoir sampling (Vitter, 1985, algorithm R).

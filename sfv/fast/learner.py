@@ -192,7 +192,7 @@ class FastLearner:
             memory.theta.requires_grad_(False)
         if not losses:
             return [math.nan] * len(memories)
-        return torch.stack(losses).mean(dim=0).tolist()  # type: ignore[no-any-return]
+        return torch.stack(losses).mean(dim=0).tolist()
 
     def _examine(self, memories: Sequence[Memory], exams: Sequence[Exam]) -> Float[Tensor, "e n"]:
         """Held-out losses of every episode on each exam, in one forward pass; NaN without probes."""
@@ -210,7 +210,7 @@ class FastLearner:
                 torch.cat([noise for noise, _ in drawn], dim=1),
                 torch.cat([timestep for _, timestep in drawn], dim=1),
             )
-        return losses.unflatten(1, (len(exams), num)).mean(dim=2)  # type: ignore[no-untyped-call, no-any-return]
+        return torch.unflatten(losses, 1, (len(exams), num)).mean(dim=2)
 
     def _watch(self, memories: Sequence[Memory], exam: Exam, losses: Sequence[float]) -> None:
         """Note the first pair of each episode, with its loss before all learning."""
@@ -274,7 +274,7 @@ class FastLearner:
         noise: Float[Tensor, "e n c t h w"],
         timestep: Int[Tensor, "e n"],
     ) -> Float[Tensor, "e n"]:
-        """The rule's loss of each draw; `actions` are shared by equally many draws that follow each other."""
+        """The rule's loss of each draw; an action serves equally many draws."""
         shape, rule = latents.shape[:2], self.rule
         num = math.prod(shape)
         with autocast(latents.device, self.precision):

@@ -70,7 +70,9 @@ class Memory:
             found["context"] = self.context
         if self.first is not None:
             found["first.latents"] = self.first.latents
-            found["first.action"] = torch.tensor(list(self.first.action.encode()), dtype=torch.uint8)
+            found["first.action"] = torch.tensor(
+                list(self.first.action.encode()), dtype=torch.uint8
+            )
             found["first.chunk_idx"] = torch.tensor(self.first.chunk_idx)
             found["first.loss"] = torch.tensor(self.first.loss, dtype=torch.float64)
         if self.history:
@@ -87,7 +89,9 @@ class Memory:
         }
         self.put_back(self.theta, {name: v.clone() for name, v in optimizer_state.items()})
         self.context = extras["context"].to(device) if "context" in extras else None
-        self.history = list(extras["history"].to(device).split(1)) if "history" in extras else []
+        self.history = (
+            list(torch.split(extras["history"].to(device), 1)) if "history" in extras else []
+        )
         if "first.latents" in extras:
             self.first = FirstPair(
                 extras["first.latents"].to(device),

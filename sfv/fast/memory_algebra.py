@@ -136,7 +136,10 @@ def _merged_header(
     memories: Sequence[StoredMemory], weights: Sequence[float], rank: int
 ) -> MemoryHeader:
     headers = [memory.header for memory in memories]
-    parts = [f"{w:g} x {h.episode} ({h.num_chunks} chunks)" for w, h in zip(weights, headers, strict=True)]
+    parts = [
+        f"{w:g} x {h.episode} ({h.num_chunks} chunks)"
+        for w, h in zip(weights, headers, strict=True)
+    ]
     settings = dict(headers[0].settings)
     if "lora" in settings:
         settings["lora"] = {**settings["lora"], "r": rank, "alpha": float(rank)}

@@ -21,6 +21,7 @@ from sfv.types import FastWeights
 FORMAT = "sfv.memory/2"
 SUFFIX = ".memory.safetensors"
 _EXTRA = "extra."
+_METADATA = "sfv"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def save_memory(path: Path, stored: StoredMemory) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; names the file.
     """
-    metadata = {"format": FORMAT, "header": json.dumps(asdict(stored.header), sort_keys=True)}
+    # One entry: safetensors writes several in any order, and equal memories shall be equal files.
+    content = {"format": FORMAT, "header": asdict(stored.header)}
+    metadata = {_METADATA: json.dumps(content, sort_keys=True)}
     extras = {f"{_EXTRA}{name}": tensor for name, tensor in stored.extras.items()}
     write_tensors(path, {**stored.weights, **extras}, metadata)
 
@@ -130,16 +133,21 @@ def load_memory(path: Path, base: str | None = None) -> StoredMemory:
 
 
 def _header(path: Path, metadata: dict[str, str]) -> MemoryHeader:
-    if metadata.get("format") != FORMAT:
+    try:
+        content = json.loads(metadata.get(_METADATA, "{}"))
+        form = content.get("format")
+    except (ValueError, AttributeError):
+        form = None
+    if form != FORMAT:
         raise ValueError(
-            f"{path} has format {metadata.get('format')!r}; a memory has format {FORMAT!r}. An adapter "
+            f"{path} has format {form!r}; a memory has format {FORMAT!r}. An adapter "
             "that PEFT wrote becomes one by `sfv memory import`"
         )
     try:
-        content = json.loads(metadata["header"])
         known = {f.name for f in fields(MemoryHeader)}
-        return MemoryHeader(**{name: value for name, value in content.items() if name in known})
-    except (ValueError, TypeError, KeyError) as error:
+        header = content["header"].items()
+        return MemoryHeader(**{name: value for name, value in header if name in known})
+    except (AttributeError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged: its header cannot be read ({type(error).__name__}: {error})"
         ) from error

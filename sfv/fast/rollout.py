@@ -185,7 +185,7 @@ class Rollout:
     def _advance(self, going: Sequence[_Journey]) -> list[Chunk]:
         """Sample one chunk of each video, learn it, move on."""
         began = time.perf_counter()
-        generated = self._sample(going).split(1)
+        generated = torch.split(self._sample(going), 1)
         shown = [self._shown(journey) for journey in going]
         kept = [new if true is None else true for new, true in zip(generated, shown, strict=True)]
         contexts = torch.cat([journey.context for journey in going])
@@ -195,7 +195,8 @@ class Rollout:
         memories = [journey.memory for journey in going if journey.memory is not None]
         if self.learner is not None:
             reports = self.learner.learn(memories, pairs, actions)
-        for journey, context in zip(going, pairs[:, :, -self._num_context :].split(1), strict=True):
+        contexts = pairs[:, :, -self._num_context :]
+        for journey, context in zip(going, torch.split(contexts, 1), strict=True):
             journey.context = context
             journey.num_made += 1
             if journey.memory is not None:

@@ -36,12 +36,13 @@ def add_convolution(
 ) -> Float[Tensor, "b o t h w"]:
     """The same for a convolution along time (stride 1, as long out as in), in groups of channels."""
     num, dtype = len(a), output.dtype
-    folded = inputs.to(dtype).unflatten(0, (num, -1)).transpose(0, 1).flatten(1, 2).flatten(3)  # type: ignore[no-untyped-call]
+    grouped = torch.unflatten(inputs.to(dtype), 0, (num, -1)).transpose(0, 1)
+    folded = grouped.flatten(1, 2).flatten(3)
     padding = (a.shape[3] // 2, 0)
     down = a.to(dtype).flatten(0, 1).flatten(3)
     low = F.conv2d(folded, down, padding=padding, groups=num)
     up = F.conv2d(low, b.to(dtype).flatten(0, 1).flatten(3), groups=num)
-    delta = up.unflatten(1, (num, -1)).transpose(0, 1).reshape(output.shape)  # type: ignore[no-untyped-call]
+    delta = torch.unflatten(up, 1, (num, -1)).transpose(0, 1).reshape(output.shape)
     return output + scale * delta
 
 
@@ -94,5 +95,7 @@ def compress(a: Tensor, b: Tensor, rank: int) -> tuple[Pair, float]:
 
 def _inner(first: Pair, second: Pair) -> Tensor:
     """⟨B₁A₁, B₂A₂⟩ = ⟨B₁ᵀB₂, A₁A₂ᵀ⟩."""
-    (a1, b1), (a2, b2) = ((a.flatten(1).double(), b.flatten(1).double()) for a, b in (first, second))
+    (a1, b1), (a2, b2) = (
+        (a.flatten(1).double(), b.flatten(1).double()) for a, b in (first, second)
+    )
     return ((b1.mT @ b2) * (a1 @ a2.mT)).sum()

@@ -204,9 +204,9 @@ class TemporalLoRA:
     def _views(self, theta: Float[Tensor, "e p"]) -> Iterator[Pair]:
         """(A, B) of every layer, views of Θ with the episodes in front."""
         sizes = [size for layer in self.layers for size in layer.sizes]
-        parts = iter(theta.split(sizes, dim=1))
+        parts = iter(torch.split(theta, sizes, dim=1))
         for layer in self.layers:
-            a, b = (next(parts).unflatten(1, shape) for shape in layer.shapes)  # type: ignore[no-untyped-call]
+            a, b = (torch.unflatten(next(parts), 1, shape) for shape in layer.shapes)
             yield a, b
 
 

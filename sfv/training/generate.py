@@ -1,9 +1,9 @@
 """Rollouts of test episodes, with the truth shown and without, with memory and without."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,27 @@ class GenerationSettings:
     fast: FastSettings = field(default_factory=FastSettings)
     precision: Precision = "32"
     seed: int = 0
+
+
+def settings_from(content: Mapping[str, Any], source: str) -> GenerationSettings:
+    """The settings that a memory's header keeps.
+
+    Raises:
+        ValueError: they are of another version.
+    """
+    try:
+        return GenerationSettings(
+            SamplerSettings(**content["sampler"]),
+            LoRASettings(**content["lora"]),
+            FastSettings(**content["fast"]),
+            content["precision"],
+            content["seed"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{source} does not say how its rollout was made ({type(error).__name__}: {error}); give "
+            "the --generation settings yourself"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,29 +11,38 @@ import av
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sfv.fast.memory import MemoryHeader, save_memory
-from sfv.fast.rollout import Chunk, join
+from sfv.fast.memory import Memory
+from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory, store
+from sfv.fast.rollout import Chunk, Request, Rollout
 from sfv.files import claim_folder, write_bytes, write_json
 from sfv.metrics.suite_common import videos_hash
+from sfv.models.weight_files import hash_tensors
 from sfv.models.world_model import WorldModel
 from sfv.report.video import encode_mp4, to_frames
 from sfv.training.episodes import load_episodes
-from sfv.training.generate import GenerationSettings, Row, rollout_of
+from sfv.training.generate import GenerationSettings, Row, rollout_of, settings_from
 
 MARKER = "rollout.json"
 
 
 @dataclass(frozen=True)
 class RolloutTask:
-    """One video to make: its name, the given first frames, one action a chunk."""
+    """One video to make: its name, the given first frames, one action a chunk.
+
+    Args:
+        start: frames to begin with; None goes on where `memory` stopped.
+        memory: Θ to begin with; None begins fresh.
+    """
 
     name: str
-    start: Float[Tensor, "1 t 3 height width"]
+    start: Float[Tensor, "1 t 3 height width"] | None
     actions: list[str]
     fps: float
+    memory: StoredMemory | None = None
 
 
 def rollout(
@@ -44,12 +54,16 @@ def rollout(
     num_episodes: int | None = None,
     rows: tuple[Row, ...] = ("none", "fast"),
     fps: float = 8.0,
+    resume_from: Path | None = None,
+    memory_every: int = 0,
+    at_once: int = 1,
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
 ) -> None:
     """Generate long videos chunk by chunk, without and with memory.
 
-    Give either --start and --actions, or --episodes. The folder --out gets NAME-ROW.mp4 for every
-    video, NAME.memory.safetensors (Θ after the last chunk) and rollout.json (losses, seconds).
+    Give either --start and --actions, or --episodes, or --resume-from and --actions. The folder --out
+    gets NAME-ROW.mp4 for every video, NAME.memory.safetensors (the memory after the last chunk) and
+    rollout.json (losses, seconds).
 
     Args:
         model: folder of a world model (the `model` folder of a run).
@@ -60,19 +74,33 @@ def rollout(
         num_episodes: how many of them; null takes all.
         rows: `none` generates without memory, `fast` with fast learning.
         fps: frames per second of the videos from --start.
+        resume_from: a memory to go on with. Without --start the video goes on where the memory's rollout
+            stopped, bit for bit as if it had not; with --start it begins there. Where no --generation
+            settings are given, the memory's own apply. Makes the row `fast` alone.
+        memory_every: also keep the memory as NAME.chunk-NNNN.memory.safetensors every so many chunks.
+        at_once: videos made in one batch, each with its own memory; faster, and equal up to rounding.
         generation: sampler, fast learning and precision.
     """
+    if memory_every < 0 or at_once < 1:
+        raise ValueError(
+            f"--memory-every is {memory_every}, --at-once is {at_once}; allowed: 0 or more, 1 or more"
+        )
     world = WorldModel.load(model)
-    tasks = _tasks(world, start, actions, episodes, num_episodes, fps)
+    base = world.fingerprint()
+    memory = None if resume_from is None else load_memory(resume_from, base)
+    if memory is not None and resume_from is not None:
+        rows = ("fast",)
+        if generation == GenerationSettings():
+            generation = settings_from(memory.header.settings, str(resume_from))
+    tasks = _tasks(world, start, actions, episodes, num_episodes, fps, memory)
     world.text(sorted({action for task in tasks for action in task.actions}))  # knows them all?
-    starts = {task.name: world.codec.encode(task.start) for task in tasks}
+    starts = [_start(world, task) for task in tasks]
     settings = {
-        "model": world.fingerprint(),
-        "tasks": [
-            [task.name, videos_hash([task.start[0]]), task.fps, task.actions] for task in tasks
-        ],
+        "model": base,
+        "tasks": [[task.name, _start_hash(task), task.fps, task.actions] for task in tasks],
         "rows": list(rows),
         "generation": asdict(generation),
+        "memory": None if memory is None else hash_tensors(memory.weights),
     }
     _claim(out, settings)
     results: dict[str, Any] = {}
@@ -80,22 +108,89 @@ def rollout(
     with tqdm(total=total, desc="rollout", unit="chunk") as bar:
         for row in rows:
             with rollout_of(world, row, generation) as roller:
-                for task in tasks:
-                    bar.set_postfix_str(f"{task.name} {row}")
-                    encoded = starts[task.name]
-                    chunks = roller.run(
-                        task.name, encoded, task.actions, on_chunk=lambda _: bar.update()
-                    )
-                    video = world.codec.decode(join(encoded, chunks))[0]
-                    path = out / f"{task.name}-{row}.mp4"
-                    write_bytes(path, encode_mp4(to_frames(video), task.fps, upscale=4))
-                    results[path.name] = [_describe(chunk) for chunk in chunks]
-                    if roller.learner is not None:
-                        header = MemoryHeader(world.fingerprint(), task.name, len(chunks))
-                        state = roller.learner.weights.state()
-                        save_memory(out / f"{task.name}.memory.safetensors", state, header)
+                writer = _Writer(out, row, world, base, generation, memory_every, roller)
+                for first in range(0, len(tasks), at_once):
+                    group = slice(first, first + at_once)
+                    bar.set_postfix_str(f"{tasks[first].name} {row}")
+                    results |= writer.write(tasks[group], starts[group], lambda: bar.update())
     write_json(out / MARKER, {"settings": settings, "videos": results})
     print(f"{len(results)} videos in {out}")
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Makes the videos of one row and writes what comes of them."""
+
+    out: Path
+    row: Row
+    world: WorldModel
+    base: str
+    generation: GenerationSettings
+    memory_every: int
+    roller: Rollout
+
+    def write(
+        self, tasks: Sequence[RolloutTask], starts: Sequence[Tensor], tick: Callable[[], object]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Make some videos at once; return what is known of every chunk, by file."""
+        frames = [[self._frames(start)] for start in starts]
+        chunks: list[list[dict[str, Any]]] = [[] for _ in tasks]
+        requests = [self._request(*case) for case in zip(tasks, starts, strict=True)]
+        for made in self.roller.stream_many(requests):
+            for i, chunk in made:
+                frames[i].append(self._frames(chunk.kept))
+                chunks[i].append(_describe(chunk))
+                tick()
+                is_last = len(chunks[i]) == len(tasks[i].actions)
+                if chunk.memory is not None:
+                    self._keep(tasks[i].name, chunk.memory, is_last)
+        for task, video in zip(tasks, frames, strict=True):
+            clip = encode_mp4(np.concatenate(video), task.fps, upscale=4)
+            write_bytes(self.out / f"{task.name}-{self.row}.mp4", clip)
+        return {
+            f"{task.name}-{self.row}.mp4": known for task, known in zip(tasks, chunks, strict=True)
+        }
+
+    def _request(self, task: RolloutTask, start: Tensor) -> Request:
+        memory, learner = None, self.roller.learner
+        if task.memory is not None and learner is not None:
+            stored = task.memory
+            header = stored.header
+            args = (header.episode, stored.weights, stored.extras, header.num_chunks)
+            memory = learner.restore(*args)
+        return Request(task.name, start, task.actions, memory=memory)
+
+    def _keep(self, name: str, memory: Memory, is_last: bool) -> None:
+        due = self.memory_every and memory.num_chunks % self.memory_every == 0
+        if not (due or is_last):
+            return
+        assert self.roller.learner is not None
+        lora, weights = self.generation.lora, self.roller.learner.weights
+        stored = store(memory, weights, self.base, lora.alpha, lora.r, asdict(self.generation))
+        if due:
+            save_memory(self.out / f"{name}.chunk-{memory.num_chunks:04d}{SUFFIX}", stored)
+        save_memory(self.out / f"{name}{SUFFIX}", stored)
+
+    def _frames(self, latents: Tensor) -> NDArray[np.uint8]:
+        return to_frames(self.world.codec.decode(latents)[0])
+
+
+def _start_hash(task: RolloutTask) -> str | None:
+    return None if task.start is None else videos_hash([task.start[0]])
+
+
+def _start(world: WorldModel, task: RolloutTask) -> Float[Tensor, "1 c t h w"]:
+    """The latents that the first chunk follows."""
+    if task.start is not None:
+        encoded: Tensor = world.codec.encode(task.start)
+        return encoded
+    assert task.memory is not None
+    if "context" not in task.memory.extras:
+        raise ValueError(
+            f"memory {task.memory.header.episode!r} holds no frames to go on from (a rollout's do; "
+            "merged and imported ones do not); give --start"
+        )
+    return task.memory.extras["context"]
 
 
 def read_actions(path: Path) -> list[str]:
@@ -159,15 +254,22 @@ def _tasks(
     episodes: Path | None,
     num_episodes: int | None,
     fps: float,
+    memory: StoredMemory | None,
 ) -> list[RolloutTask]:
-    if episodes is not None and start is None and actions is None:
+    own = start is not None or memory is not None
+    if episodes is not None and not own and actions is None:
         return [
             RolloutTask(e.meta.id, e.video[None, : world.num_context], e.actions, e.meta.fps)
             for e in load_episodes(episodes, world, num_episodes)
         ]
-    if start is None or actions is None or episodes is not None:
-        raise ValueError("give either --start and --actions, or --episodes")
-    video = read_start(start, world.num_context)
+    if not own or actions is None or episodes is not None:
+        raise ValueError(
+            "give either --start and --actions, or --episodes, or --resume-from and --actions"
+        )
+    video = None if start is None else read_start(start, world.num_context)
+    if memory is not None:
+        return [RolloutTask(memory.header.episode, video, read_actions(actions), fps, memory)]
+    assert start is not None
     return [RolloutTask(start.stem, video, read_actions(actions), fps)]
 
 
@@ -191,7 +293,16 @@ def _parse_json(path: Path, text: str) -> Any:
 
 
 def _describe(chunk: Chunk) -> dict[str, Any]:
-    learned = None
+    """What rollout.json says of a chunk; numbers that were not measured are null."""
+    known: dict[str, Any] = {
+        "action": chunk.action,
+        "seconds": round(chunk.seconds, 3),
+        "fast": None,
+    }
     if chunk.learned is not None:
-        learned = {k: v if math.isfinite(v) else None for k, v in asdict(chunk.learned).items()}
-    return {"action": chunk.action, "seconds": round(chunk.seconds, 3), "fast": learned}
+        learned = {
+            name: getattr(chunk.learned, name) for name in ("loss", "gain", "drift", "seconds")
+        }
+        known["fast"] = {k: v if math.isfinite(v) else None for k, v in learned.items()}
+        known["fast"]["undone"] = chunk.learned.undone
+    return known

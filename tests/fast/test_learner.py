@@ -198,7 +198,7 @@ def test_the_whole_history_is_learned_from_a_bounded_sample(world, lora, latents
         kept[[int(pair) for pair in memory.history]] += 1
     assert kept.min() > 50, "expected: 200 * 3 / 8 = 75"
     assert kept.max() < 100
-    memory, pair = learned(make_learner(world, lora, rule="whole_history", history=2), latents, num=4)
+    memory, _ = learned(make_learner(world, lora, rule="whole_history", history=2), latents, num=4)
     assert len(memory.history) == 2
     drawn = replayed(memory, pair_at(latents, 3), 50, seed=0, step=0)
     known = [*memory.history, pair_at(latents, 3)]
@@ -226,7 +226,9 @@ def test_a_stored_memory_learns_on_bit_for_bit(world, lora, latents):
 
 def test_adam_forgets_when_it_is_not_kept(world, lora, latents):
     thetas = [
-        learned(make_learner(world, lora, num_steps=1, keep_optimizer=keep), latents, num=2)[0].theta
+        learned(make_learner(world, lora, num_steps=1, keep_optimizer=keep), latents, num=2)[
+            0
+        ].theta
         for keep in (True, False)
     ]
     assert not torch.equal(*thetas)
@@ -240,7 +242,9 @@ def test_plain_gradient_descent_steps_along_the_gradient(world, lora, latents):
     )
     fresh = make_learner(world, lora).fresh("a").theta
     assert (small[0].theta - fresh).any()
-    torch.testing.assert_close(2 * (small[0].theta - fresh), large[0].theta - fresh, rtol=1e-2, atol=1e-7)
+    torch.testing.assert_close(
+        2 * (small[0].theta - fresh), large[0].theta - fresh, rtol=1e-2, atol=1e-7
+    )
 
 
 def test_learning_works_under_inference_mode(world, lora, latents):
@@ -253,7 +257,7 @@ def test_learning_works_under_inference_mode(world, lora, latents):
 
 
 def test_the_gain_is_measured_on_noise_that_is_not_trained_on(world, lora, latents):
-    memory, report = learned(make_learner(world, lora, num_steps=0, probe_draws=2), latents)
+    _, report = learned(make_learner(world, lora, num_steps=0, probe_draws=2), latents)
     assert report.gain == report.drift == 0.0
     assert math.isnan(report.loss), "no step, no training loss"
     _, report = learned(make_learner(world, lora, num_steps=20, probe_draws=2), latents)

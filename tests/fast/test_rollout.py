@@ -117,7 +117,10 @@ def test_videos_made_at_once_are_the_ones_made_alone(world, latents, guidance, w
 
 
 def test_videos_of_different_size_are_not_made_at_once(world, latents):
-    requests = [Request("a", latents[:, :, :3], ACTIONS), Request("b", latents[:, :, :3, 1:], ACTIONS)]
+    requests = [
+        Request("a", latents[:, :, :3], ACTIONS),
+        Request("b", latents[:, :, :3, 1:], ACTIONS),
+    ]
     with pytest.raises(ValueError, match=r"equal latents.*\(5, 3, 6\), \(5, 4, 6\).*one after the"):
         make_rollout(world).run_many(requests)
 

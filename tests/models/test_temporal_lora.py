@@ -367,7 +367,9 @@ def test_autocast_computes_the_update_in_bfloat16_as_the_layer_does(denoiser, in
             merged = outputs(denoiser, inputs)
     errors = [float((x - exact).norm() / exact.norm()) for x in (rounded, merged)]
     assert 0 < errors[0] < 0.2
-    assert errors[1] < 1.5 * errors[0], "folding Θ into bfloat16 weights loses no more than adding it"
+    assert errors[1] < 1.5 * errors[0], (
+        "folding Θ into bfloat16 weights loses no more than adding it"
+    )
 
 
 def test_a_memory_of_another_rank_is_refused(denoiser):

@@ -172,7 +172,9 @@ def test_a_group_learns_in_one_batch_what_its_episodes_learn_alone(data):
     replays = []
     for at_once in (1, 2, None):
         with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
-            loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 3, None, at_once)
+            loop = FastLoop(
+                make_trainer(1), make_learner(learner, lora, SETTINGS), 3, None, at_once
+            )
             replays.append(loop.run(fetch_from(DataLoader(cut(data, (2, 1, 2)), batch_size=None))))
     alone, pairwise, joint = replays
     assert len(alone) == 5
@@ -265,9 +267,7 @@ def test_every_pair_of_a_group_is_trained_on_once(trained):
 
 
 def test_the_replay_order_is_a_function_of_seed_and_phase(data):
-    items = [
-        ReplayItem(torch.zeros(1, 2, 3, 4, 5), "", torch.zeros(6), str(i)) for i in range(9)
-    ]
+    items = [ReplayItem(torch.zeros(1, 2, 3, 4, 5), "", torch.zeros(6), str(i)) for i in range(9)]
 
     def order(seed, phase):
         fetcher = ReplayFetcher(seed)

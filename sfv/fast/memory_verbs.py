@@ -1,0 +1,252 @@
+"""`sfv memory`: look at memories, compare, merge, fork and rewind them; to PEFT and back."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from sfv.fast.memory_algebra import MergeMethod, all_finite, difference, total
+from sfv.fast.memory_algebra import drift as drift_of
+from sfv.fast.memory_algebra import merge as merge_memories
+from sfv.fast.memory_file import SUFFIX, MemoryHeader, StoredMemory, load_memory, save_memory
+from sfv.files import write_json
+from sfv.models.adapter_folder import read_adapter, write_adapter
+from sfv.models.lora_math import delta_norm
+from sfv.models.temporal_lora import LoRATargets, TemporalLoRA
+from sfv.models.world_model import WorldModel
+
+
+def inspect(memory: Path, layers: bool = False, json_file: Path | None = None) -> None:
+    """Say what a memory is, and how far it moves the network.
+
+    Args:
+        memory: the file.
+        layers: print a line for every adapted layer too.
+        json_file: also write everything there.
+    """
+    stored = load_memory(memory)
+    norms = drift_of(stored)
+    content = {**_row(memory, stored), "layers": norms, "settings": stored.header.settings}
+    for name in ("file", "episode", "num_chunks", "base", "rank", "scale", "origin", "megabytes"):
+        print(f"{name:<12}{content[name]}")
+    print(f"{'resumes':<12}{_resumes(stored)}")
+    print(f"{'numbers':<12}{'all finite' if all_finite(stored) else 'NOT ALL FINITE: rewind it'}")
+    print(f"{'drift':<12}{content['drift']:.4g} over {len(norms)} layers")
+    for name, norm in _largest(norms, len(norms) if layers else 5):
+        print(f"  {norm:<10.4g}{name}")
+    if json_file is not None:
+        write_json(json_file, content)
+
+
+def list_memories(folder: Path, json_file: Path | None = None) -> None:
+    """List the memories in a folder, and those that cannot be read.
+
+    Args:
+        folder: searched for *.memory.safetensors, also in folders inside.
+        json_file: also write the list there.
+    """
+    rows, broken = _scan(folder)
+    print(f"{'episode':<24}{'chunks':>7}{'rank':>6}{'drift':>11}{'MB':>8}  file")
+    for row in rows:
+        print(
+            f"{row['episode']:<24}{row['num_chunks']:>7}{row['rank']:>6}{row['drift']:>11.4g}"
+            f"{row['megabytes']:>8.2f}  {row['file']}"
+        )
+    for path, reason in broken.items():
+        print(f"unreadable: {path} ({reason})")
+    print(f"{len(rows)} memories, {len(broken)} unreadable")
+    if json_file is not None:
+        write_json(json_file, {"memories": rows, "unreadable": broken})
+
+
+def diff(first: Path, second: Path, layers: bool = False, json_file: Path | None = None) -> None:
+    """Compare two memories of one model, layer by layer.
+
+    Args:
+        first: one.
+        second: the other; its rank may differ.
+        layers: print every layer, not only those that differ most.
+        json_file: also write everything there.
+    """
+    found = difference(load_memory(first), load_memory(second))
+    sums = {
+        key: total([getattr(d, key) for d in found.values()])
+        for key in ("first", "second", "between")
+    }
+    print(f"{'first':>10}{'second':>10}{'between':>10}{'cosine':>8}  layer")
+    print(f"{sums['first']:>10.4g}{sums['second']:>10.4g}{sums['between']:>10.4g}{'':>8}  all")
+    order = _largest({name: d.between for name, d in found.items()}, len(found) if layers else 5)
+    for name, _ in order:
+        d = found[name]
+        print(f"{d.first:>10.4g}{d.second:>10.4g}{d.between:>10.4g}{d.cosine:>8.3f}  {name}")
+    if json_file is not None:
+        plain = {
+            name: {k: v if v == v else None for k, v in asdict(d).items()}
+            for name, d in found.items()
+        }
+        write_json(json_file, {"all": sums, "layers": plain})
+
+
+def merge(
+    memories: list[Path],
+    out: Path,
+    weights: list[float] | None = None,
+    method: MergeMethod = "svd",
+    rank: int | None = None,
+) -> None:
+    """Merge memories of one model: the update of the result is the weighted sum of theirs.
+
+    Args:
+        memories: two or more files.
+        out: the new memory; must not exist.
+        weights: one a memory; null takes 1 for each.
+        method: `cat` is exact, with the sum of the ranks; `svd` the nearest of a given rank.
+        rank: of the result of `svd`; null takes the largest of theirs.
+    """
+    _check_new(out)
+    if len(memories) < 2:
+        raise ValueError(f"got {len(memories)} memories to merge; give at least two")
+    stored = [load_memory(path) for path in memories]
+    merged, lost = merge_memories(
+        stored, [1.0] * len(stored) if weights is None else weights, method, rank
+    )
+    save_memory(out, merged)
+    print(
+        f"{out}: rank {merged.header.r}, {merged.header.origin}; lost {100 * lost:.2f} % of the update"
+    )
+
+
+def fork(memory: Path, out: Path, episode: str) -> None:
+    """Copy a memory under another name: another future of the same past, with noise of its own.
+
+    Args:
+        memory: the file.
+        out: the new memory; must not exist.
+        episode: its name; names the random streams of all that comes.
+    """
+    _check_new(out)
+    stored = load_memory(memory)
+    old = stored.header
+    origin = f"forked from {old.episode} at chunk {old.num_chunks}"
+    save_memory(out, replace(stored, header=replace(old, episode=episode, origin=origin)))
+    print(f"{out}: {origin}")
+
+
+def rewind(folder: Path, episode: str, chunk: int, out: Path) -> None:
+    """Take an episode back: the newest memory kept that had learned at most so many chunks.
+
+    Args:
+        folder: where `sfv rollout --memory-every N` kept them.
+        episode: its name.
+        chunk: chunks learned at most.
+        out: the memory to go on from; must not exist.
+    """
+    _check_new(out)
+    rows, _ = _scan(folder)
+    kept = [row for row in rows if row["episode"] == episode]
+    early = [row for row in kept if row["num_chunks"] <= chunk]
+    if not early:
+        found = sorted({row["num_chunks"] for row in kept})
+        raise ValueError(
+            f"{folder} holds no memory of {episode!r} with at most {chunk} chunks; it has those of chunks "
+            f"{found}. Give one of them, or roll out with --memory-every"
+        )
+    best = max(early, key=lambda row: int(row["num_chunks"]))
+    stored = load_memory(Path(best["file"]))
+    save_memory(out, stored)
+    print(f"{out}: {episode} at chunk {stored.header.num_chunks}, from {best['file']}")
+
+
+def export(memory: Path, out: Path) -> None:
+    """Write a memory as an adapter of diffusers' U-Net, for `peft.PeftModel.from_pretrained`.
+
+    Args:
+        memory: the file.
+        out: folder to write; new, empty, or an older adapter that is replaced.
+    """
+    stored = load_memory(memory)
+    header = stored.header
+    write_adapter(out, list(stored.layers), stored.weights, header.r, header.alpha)
+    print(
+        f"{out}: a LoRA of rank {header.r} on {len(stored.layers)} layers; belongs to base {header.base}"
+    )
+
+
+def import_adapter(
+    adapter: Path, model: Path, out: Path, targets: LoRATargets = "temporal"
+) -> None:
+    """Make a memory of an adapter that PEFT wrote for this model's U-Net.
+
+    Args:
+        adapter: folder with adapter_config.json.
+        model: folder of the world model that it belongs to.
+        out: the new memory; must not exist.
+        targets: the layers that it adapts; must be all of them.
+    """
+    _check_new(out)
+    state, r, alpha = read_adapter(adapter)
+    world = WorldModel.load(model)
+    with TemporalLoRA(world.denoiser, r, alpha, targets) as lora:
+        weights = lora.state(lora.theta(state))
+    origin = f"imported from {adapter.name}"
+    save_memory(
+        out, StoredMemory(MemoryHeader(world.fingerprint(), out.stem, 0, r, alpha, origin), weights)
+    )
+    print(f"{out}: rank {r}, {len(weights) // 2} layers, base {world.fingerprint()}")
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "inspect": inspect,
+    "list": list_memories,
+    "diff": diff,
+    "merge": merge,
+    "fork": fork,
+    "rewind": rewind,
+    "export": export,
+    "import": import_adapter,
+}
+"""Verbs under `sfv memory`."""
+
+
+def _row(path: Path, stored: StoredMemory) -> dict[str, Any]:
+    header = stored.header
+    norms = [delta_norm(a, b, header.scale) for a, b in stored.layers.values()]
+    return {
+        "file": str(path),
+        "episode": header.episode,
+        "num_chunks": header.num_chunks,
+        "base": header.base,
+        "rank": header.r,
+        "scale": header.scale,
+        "origin": header.origin or "a rollout",
+        "megabytes": round(path.stat().st_size / 1e6, 2),
+        "drift": total(norms),
+    }
+
+
+def _resumes(stored: StoredMemory) -> str:
+    if "context" not in stored.extras:
+        return "from a new --start only: it holds no frames and no optimiser"
+    return f"at chunk {stored.header.num_chunks + 1} (holds {len(stored.extras)} further tensors)"
+
+
+def _scan(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Rows of the memories in a folder, sorted, and those that cannot be read with the reason."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; give one that holds memories")
+    rows, broken = [], {}
+    for path in sorted(folder.rglob(f"*{SUFFIX}")):
+        try:
+            rows.append(_row(path, load_memory(path)))
+        except ValueError as error:
+            broken[str(path)] = str(error)
+    return sorted(rows, key=lambda row: (row["episode"], row["num_chunks"], row["file"])), broken
+
+
+def _largest(norms: dict[str, float], num: int) -> list[tuple[str, float]]:
+    return sorted(norms.items(), key=lambda item: -item[1])[:num]
+
+
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise FileExistsError(f"{out} exists; give another --out, or remove it first")

@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import torch
+
+from sfv import rng
+from sfv.diffusion.objective import all_frames_loss
+from sfv.fast.guard import Outcome, did_harm
+from sfv.models.temporal_lora import TemporalLoRA
+from tests.fast.test_learner import ACTION, distance, make_learner, pair_at
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("losses", "harm"),
+    [
+        # trained, before, after, first, reference
+        ((1.0, 1.0, 0.9, 1.0, 1.0), False),
+        ((1.0, 1.0, 1.49, 1.0, 1.0), False),
+        ((1.0, 1.0, 1.51, 1.0, 1.0), True),
+        ((1.0, 1.0, 0.9, 1.49, 1.0), False),
+        ((1.0, 1.0, 0.9, 1.51, 1.0), True),
+        ((NAN, 1.0, 0.9, 1.0, 1.0), True),
+        ((1.0, 1.0, NAN, 1.0, 1.0), True),
+        ((1.0, 1.0, 0.9, INF, 1.0), True),
+    ],
+)
+def test_learning_is_undone_when_a_loss_grew_beyond_the_margin(losses, harm):
+    assert did_harm(Outcome(*losses), 0.5, measured=True, finite=True) == harm
+
+
+def test_without_probes_only_numbers_that_are_none_undo_learning():
+    unknown = (NAN, NAN, NAN, NAN)
+    assert not did_harm(Outcome(1.0, *unknown), 0.5, measured=False, finite=True)
+    assert did_harm(Outcome(1.0, *unknown), 0.5, measured=False, finite=False)
+    assert did_harm(Outcome(INF, *unknown), 0.5, measured=False, finite=True)
+
+
+@pytest.fixture
+def lora(world):
+    with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as adapter:
+        yield adapter
+
+
+def harm_of(world, lora, memory, pair):
+    """How many times larger Θ makes the loss on a pair, on noise that nobody else draws."""
+    generator = rng.stream(0, "test-guard")
+    timestep = torch.randint(1000, (8,), generator=generator)
+    noise = torch.randn((8, *pair.shape[1:]), generator=generator)
+    losses = []
+    for theta in (memory.theta[None], None):
+        with torch.no_grad(), lora.use(theta):
+            text = world.text([""] * 8)
+            inputs = (pair.expand(8, -1, -1, -1, -1), text, noise, timestep, world.schedule)
+            losses.append(float(all_frames_loss(world.denoiser, *inputs).mean()))
+    return losses[0] / losses[1]
+
+
+def test_thirty_times_the_learning_rate_collapses_without_the_guard_and_holds_with_it(
+    world, lora, latents
+):
+    harm = {}
+    for guard in (None, 0.5):
+        learner = make_learner(world, lora, num_steps=2, learning_rate=30 * 3e-3, guard=guard)
+        memory, undone = learner.fresh("a"), 0
+        for i in range(4):
+            (report,) = learner.learn([memory], pair_at(latents, i), [ACTION])
+            undone += report.undone
+            assert not report.undone or report.gain == 0.0
+        harm[guard] = harm_of(world, lora, memory, pair_at(latents, 0))
+        assert (undone > 0) == (guard is not None)
+    assert harm[None] > 3
+    assert harm[0.5] < 1.7
+
+
+def test_a_chunk_that_is_undone_leaves_theta_and_adam_as_they_were(world, lora, latents):
+    """And its neighbour in the batch learns on as if alone."""
+    settings = {"guard": 0.5, "learning_rate": 1e-3, "rule": "whole_history"}
+    learner = make_learner(world, lora, **settings)
+    good, bad, alone = (learner.fresh(name) for name in ("good", "bad", "good"))
+    pair = pair_at(latents, 0)
+    learner.learn([good, bad], torch.cat([pair, pair]), [ACTION] * 2)
+    learner.learn([alone], pair, [ACTION])
+    before, moments = bad.theta.clone(), bad.optimizer_state()
+    broken = torch.full_like(pair, NAN)
+    reports = learner.learn([good, bad], torch.cat([pair + 1, broken]), [ACTION] * 2)
+    learner.learn([alone], pair + 1, [ACTION])
+    assert [report.undone for report in reports] == [False, True]
+    assert torch.equal(bad.theta, before)
+    after = bad.optimizer_state()
+    assert all(torch.equal(after[name], moments[name]) for name in moments)
+    assert bad.num_chunks == 2
+    way = distance(alone.theta, learner.fresh("good").theta)
+    assert distance(good.theta, alone.theta) < 1e-2 * way
+
+
+def test_the_guard_changes_nothing_where_nothing_is_undone(world, lora, latents):
+    thetas = []
+    for guard in (None, 0.5):
+        learner = make_learner(world, lora, learning_rate=1e-4, guard=guard)
+        memory = learner.fresh("a")
+        for i in range(2):
+            learner.learn([memory], pair_at(latents, i), [ACTION])
+        thetas.append(memory.theta)
+    assert torch.equal(*thetas)
