@@ -69,7 +69,7 @@ class FastSettings:
     optimizer: FastOptimizer = "adam"
     rule: UpdateRule = "pair"
     history: int = 16
-    guard: float | None = 0.5
+    guard: float | None = 0.1
 
     def __post_init__(self) -> None:
         if self.num_steps < 0 or self.draws_per_step < 1 or self.probe_draws < 0:
@@ -90,6 +90,6 @@ class FastSettings:
             )
         if self.guard is not None and self.guard < 0:
             raise ValueError(
-                f"fast learning got guard={self.guard}; allowed: 0 or more (0.5 lets the loss grow by "
-                "half), or null for none"
+                f"fast learning got guard={self.guard}; allowed: 0 or more (0.1 lets a loss grow by "
+                "a tenth), or null for none"
             )

@@ -49,7 +49,9 @@ def test_drift_and_difference_are_norms_of_the_dense_updates():
 
 def by_peft(memories, weights, method, rank):
     """PEFT's own merging of the same adapters."""
-    net = get_peft_model(Net(), LoraConfig(r=3, lora_alpha=6.0, target_modules=["one", "two"]), "m0")
+    net = get_peft_model(
+        Net(), LoraConfig(r=3, lora_alpha=6.0, target_modules=["one", "two"]), "m0"
+    )
     names = []
     for i, stored in enumerate(memories):
         names.append(f"m{i}")
@@ -67,7 +69,9 @@ def by_peft(memories, weights, method, rank):
     }
 
 
-@pytest.mark.parametrize(("method", "rank", "expected"), [("cat", None, 5), ("svd", 4, 4), ("svd", None, 3)])
+@pytest.mark.parametrize(
+    ("method", "rank", "expected"), [("cat", None, 5), ("svd", 4, 4), ("svd", None, 3)]
+)
 def test_a_merge_equals_peft_s(method, rank, expected):
     parts, weights = [memory("a"), memory("b", r=2, alpha=1.0)], [0.75, -0.5]
     merged, lost = merge(parts, weights, method, rank)
@@ -75,12 +79,18 @@ def test_a_merge_equals_peft_s(method, rank, expected):
     assert (merged.header.r, merged.header.scale) == (expected, 1.0)
     for name, delta in dense(merged).items():
         torch.testing.assert_close(delta, reference[name], rtol=1e-4, atol=1e-4)
-    whole = torch.cat([(0.75 * dense(parts[0])[n] - 0.5 * dense(parts[1])[n]).flatten() for n in SHAPES])
+    whole = torch.cat(
+        [(0.75 * dense(parts[0])[n] - 0.5 * dense(parts[1])[n]).flatten() for n in SHAPES]
+    )
     kept = torch.cat([dense(merged)[name].flatten() for name in SHAPES])
     assert lost == pytest.approx(float((whole - kept).norm() / whole.norm()), abs=1e-5)
     assert merged.header.episode == "a+b"
     assert merged.header.origin == "merged from 0.75 x a (2 chunks), -0.5 x b (2 chunks)"
-    assert merged.header.settings["lora"] == {"r": expected, "alpha": expected, "targets": "temporal"}
+    assert merged.header.settings["lora"] == {
+        "r": expected,
+        "alpha": expected,
+        "targets": "temporal",
+    }
     assert merged.extras == {}
 
 

@@ -48,7 +48,12 @@ def test_other_and_damaged_files_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ValueError, match="no readable memory file"):
         load_memory(path)
-    for metadata in (None, {"sfv": "no json"}, {"sfv": "[]"}, {"sfv": '{"format": "sfv.memory/1"}'}):
+    for metadata in (
+        None,
+        {"sfv": "no json"},
+        {"sfv": "[]"},
+        {"sfv": '{"format": "sfv.memory/1"}'},
+    ):
         save_file(WEIGHTS, path, metadata)
         with pytest.raises(ValueError, match=r"has format .*; a memory has format 'sfv.memory/2'"):
             load_memory(path)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sfv.cli import main
 from sfv.data.datamodule import episodes
-from sfv.fast.memory import load_memory
+from sfv.fast.memory_file import load_memory
 from sfv.models.temporal_lora import TemporalLoRA
 from sfv.models.world_model import WorldModel
 from sfv.report.video import encode_mp4, to_frames
@@ -151,16 +151,84 @@ def test_the_memory_of_a_rollout_belongs_to_its_model(own, demo):
     out, _ = own
     world = WorldModel.load(demo.model)
     path = out / "yard.memory.safetensors"
-    state, header = load_memory(path, world.fingerprint())
-    assert (header.episode, header.num_chunks) == ("yard", 2)
+    stored = load_memory(path, world.fingerprint())
+    assert (stored.header.episode, stored.header.num_chunks, stored.header.r) == ("yard", 2, 2)
     with TemporalLoRA(world.denoiser, r=2, alpha=32.0) as lora:
-        lora.load(state)
-    assert any(value.any() for name, value in state.items() if ".lora_B" in name)
+        drift = lora.drift(lora.theta(stored.weights))
+    assert min(drift.values()) > 0
+    assert stored.header.settings["fast"]["learning_rate"] == 0.01
     other = WorldModel.load(demo.folder / "slow" / "model").fingerprint()
     with pytest.raises(
         ValueError, match=f"learned on base model {world.fingerprint()}.*is {other}"
     ):
         load_memory(path, other)
+
+
+@pytest.mark.slow
+def test_a_rollout_goes_on_from_a_memory_bit_for_bit(own, demo, tmp_path, capsys):
+    """Cut behind the first of two chunks; then a fork, which has noise of its own."""
+    out, arguments = own
+    whole = tmp_path / "whole"
+    assert main(["rollout", *arguments, f"--out={whole}", "--rows=[fast]", "--memory-every=1"]) == 0
+    assert (whole / "yard.memory.safetensors").read_bytes() == (
+        out / "yard.memory.safetensors"
+    ).read_bytes(), "keeping memories, and a row without one before, change nothing"
+    middle = whole / "yard.chunk-0001.memory.safetensors"
+    (tmp_path / "rest.txt").write_text("walk forward\n")
+    paths = [f"--model={demo.model}", f"--actions={tmp_path / 'rest.txt'}"]
+    rest = tmp_path / "rest"
+    assert main(["rollout", *paths, f"--resume-from={middle}", f"--out={rest}"]) == 0
+    last = "yard.memory.safetensors"
+    assert (rest / last).read_bytes() == (whole / last).read_bytes()
+    frames = [decode(folder / "yard-fast.mp4") for folder in (whole, rest)]
+    assert (len(frames[0]), len(frames[1])) == (8 + 2 * 8, 8 + 8)
+    gap = np.abs(np.stack(frames[0][-8:]).astype(int) - np.stack(frames[1][-8:])).mean()
+    assert gap < 2, "the same chunk, compressed after other frames"
+    fork = tmp_path / "fork.memory.safetensors"
+    assert main(["memory", "fork", str(middle), str(fork), "other"]) == 0
+    assert main(["rollout", *paths, f"--resume-from={fork}", f"--out={tmp_path / 'fork'}"]) == 0
+    ours = load_memory(tmp_path / "fork" / "other.memory.safetensors")
+    theirs = load_memory(whole / last)
+    assert ours.header.num_chunks == 2
+    assert not torch.equal(ours.extras["context"], theirs.extras["context"])
+    foreign = f"--model={demo.folder / 'slow' / 'model'}"
+    said = refused(
+        capsys, "rollout", *paths, foreign, f"--resume-from={middle}", f"--out={tmp_path / 'no'}"
+    )
+    assert "was learned on base model" in said
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+def test_a_merged_memory_begins_at_a_start_alone(own, demo, tmp_path, capsys):
+    out, arguments = own
+    memory = str(out / "yard.memory.safetensors")
+    merged = tmp_path / "two.memory.safetensors"
+    assert main(["memory", "merge", f"[{memory},{memory}]", str(merged), "--rank=2"]) == 0
+    target = [f"--resume-from={merged}", f"--out={tmp_path / 'out'}"]
+    without = [a for a in arguments if not a.startswith(("--start", "--generation"))]
+    assert "holds no frames to go on from" in refused(capsys, "rollout", *without, *target)
+    assert main(["rollout", *[a for a in arguments if "--generation" not in a], *target]) == 0
+    stored = load_memory(tmp_path / "out" / "yard+yard.memory.safetensors")
+    assert (stored.header.num_chunks, stored.header.r, stored.header.alpha) == (2, 2, 2.0)
+
+
+@pytest.mark.slow
+def test_episodes_rolled_out_at_once_are_those_rolled_out_alone(demo, tmp_path):
+    paths = [f"--model={demo.model}", f"--episodes={demo.test_shards}", "--rows=[fast]", *QUICK]
+    for folder, at_once in (("alone", 1), ("together", 2)):
+        flags = [f"--out={tmp_path / folder}", f"--at-once={at_once}"]
+        assert main(["rollout", *paths, *flags, "--generation.fast.learning_rate=1e-4"]) == 0
+    written = [
+        json.loads((tmp_path / f / "rollout.json").read_text()) for f in ("alone", "together")
+    ]
+    assert written[0]["videos"].keys() == written[1]["videos"].keys()
+    assert len(written[0]["videos"]) == 2
+    for name, chunks in written[0]["videos"].items():
+        for mine, other in zip(chunks, written[1]["videos"][name], strict=True):
+            assert mine["action"] == other["action"]
+            assert mine["fast"]["loss"] == pytest.approx(other["fast"]["loss"], rel=1e-3)
+            assert mine["fast"]["drift"] == pytest.approx(other["fast"]["drift"], rel=1e-2)
 
 
 @pytest.mark.slow
@@ -196,10 +264,19 @@ def test_a_rollout_from_episodes_starts_as_they_do(demo, tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["start"], "give either --start and --actions, or --episodes"),
-        (["actions"], "give either --start and --actions, or --episodes"),
-        (["start", "actions", "episodes"], "give either --start and --actions, or --episodes"),
-        ([], "give either --start and --actions, or --episodes"),
+        (
+            ["start"],
+            "give either --start and --actions, or --episodes, or --resume-from and --actions",
+        ),
+        (
+            ["actions"],
+            "give either --start and --actions, or --episodes, or --resume-from and --actions",
+        ),
+        (
+            ["start", "actions", "episodes"],
+            "give either --start and --actions, or --episodes, or --resume-from and --actions",
+        ),
+        ([], "give either --start and --actions, or --episodes, or --resume-from and --actions"),
     ],
 )
 def test_half_a_task_is_refused(demo, tmp_path, capsys, given, said):
