@@ -7,6 +7,7 @@ chunks) is the position in all of them.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -123,13 +124,22 @@ def load_memory(path: Path, base: str | None = None) -> StoredMemory:
             "load the model that the memory belongs to"
         )
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_EXTRA)}
-    unpaired = [n for n in weights if n.replace(".lora_A.", ".lora_B.") not in weights]
-    if not weights or unpaired or not all(".lora_" in name for name in weights):
-        raise ValueError(
-            f"{path} is damaged: its tensors are no pairs of LoRA weights; write it again"
-        )
+    _check_pairs(path, weights, header.r)
     extras = {n.removeprefix(_EXTRA): t for n, t in tensors.items() if n.startswith(_EXTRA)}
     return StoredMemory(header, weights, extras)
+
+
+def _check_pairs(path: Path, weights: dict[str, Tensor], r: int) -> None:
+    """Every A has its B, and both are of the header's rank."""
+    good = set()
+    for name, a in weights.items():
+        b = weights.get(name.replace(".lora_A.", ".lora_B.")) if ".lora_A." in name else None
+        if b is not None and min(a.ndim, b.ndim) >= 2 and a.shape[0] == b.shape[1] == r:
+            good |= {name, name.replace(".lora_A.", ".lora_B.")}
+    if not weights or good != weights.keys():
+        raise ValueError(
+            f"{path} is damaged: its tensors are no pairs of LoRA weights of rank {r}; write it again"
+        )
 
 
 def _header(path: Path, metadata: dict[str, str]) -> MemoryHeader:
@@ -145,8 +155,13 @@ def _header(path: Path, metadata: dict[str, str]) -> MemoryHeader:
         )
     try:
         known = {f.name for f in fields(MemoryHeader)}
-        header = content["header"].items()
-        return MemoryHeader(**{name: value for name, value in header if name in known})
+        given = {name: value for name, value in content["header"].items() if name in known}
+        header = MemoryHeader(**given)
+        if Path(header.episode).name != header.episode:  # it becomes part of a file's name
+            raise TypeError(f"{header.episode!r} is no name of an episode")
+        if header.r < 1 or header.num_chunks < 0 or not math.isfinite(header.alpha):
+            raise TypeError(f"r={header.r}, alpha={header.alpha}, num_chunks={header.num_chunks}")
+        return header
     except (AttributeError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is damaged: its header cannot be read ({type(error).__name__}: {error})"

@@ -63,6 +63,10 @@ def test_other_and_damaged_files_are_refused(tmp_path):
     save_memory(path, replace(STORED, weights={"unet.block.lora_A.weight": torch.ones(2, 3)}))
     with pytest.raises(ValueError, match="damaged: its tensors are no pairs of LoRA weights"):
         load_memory(path)
+    for header in (replace(HEADER, r=3), replace(HEADER, r=0), replace(HEADER, episode="../x")):
+        save_memory(path, replace(STORED, header=header))
+        with pytest.raises(ValueError, match="is damaged: its"):
+            load_memory(path)
 
 
 def test_a_full_disk_leaves_the_old_memory_and_names_it(tmp_path):
