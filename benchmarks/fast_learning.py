@@ -181,7 +181,8 @@ def flops(work: Callable[[], object]) -> int:
     """Floating-point operations of matrix products, convolutions and attention."""
     with FlopCounterMode(display=False) as counter:
         work()
-    return counter.get_total_flops()
+    found: int = counter.get_total_flops()
+    return found
 
 
 def overhead(repeats: int, setting: Setting = PAPER) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -80,7 +80,9 @@ def test_an_unknown_verb_is_told_what_is_allowed(capsys):
     assert cli.main(["trian", "--help"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("sfv: no verb 'trian'; allowed: demo, fit, rollout, evaluate")
+    assert printed.err.startswith(
+        "sfv: no verb 'trian'; allowed: demo, fit, rollout, memory, evaluate"
+    )
     assert printed.err.count("\n") == 1
 
 
@@ -194,7 +196,7 @@ def explained(printed, option):
 
 
 @pytest.mark.slow  # importing everything
-@pytest.mark.parametrize("name", [name for name in cli.VERBS if name != "fit"])
+@pytest.mark.parametrize("name", [name for name in cli.VERBS if name not in ("fit", "memory")])
 def test_a_verb_explains_every_parameter(name, capsys):
     module, _, function = cli.VERBS[name][0].partition(":")
     parameters = inspect.signature(getattr(import_module(module), function)).parameters
@@ -209,6 +211,27 @@ def test_a_verb_explains_every_parameter(name, capsys):
         assert "generation.fast.learning_rate" in options
         for option in options:
             assert explained(printed, option), option
+
+
+@pytest.mark.slow
+def test_memory_lists_its_verbs_and_each_explains_its_parameters(capsys):
+    from sfv.fast.memory_verbs import VERBS
+
+    printed = help_of("memory", capsys)
+    assert "{inspect,list,diff,merge,fork,rewind,export,import}" in printed
+    for name, verb in VERBS.items():
+        with pytest.raises(SystemExit):
+            cli.main(["memory", name, "--help"])
+        printed = capsys.readouterr().out
+        for parameter in inspect.signature(verb).parameters:
+            assert re.search(rf"^  (--)?{parameter}\b.*", printed, re.MULTILINE), (name, parameter)
+
+
+def test_options_may_be_written_with_hyphens():
+    args = ["--resume-from=a-b.json", "--out-x", "-h", "--", "c-d", "--generation.fast.low=-1"]
+    assert cli._underscored(args) == [
+        *("--resume_from=a-b.json", "--out_x", "-h", "--", "c-d", "--generation.fast.low=-1")
+    ]
 
 
 @pytest.mark.slow
