@@ -88,32 +88,29 @@ def diff(first: Path, second: Path, layers: bool = False, json_file: Path | None
 
 
 def merge(
-    memories: list[Path],
+    first: Path,
+    second: Path,
     out: Path,
-    weights: list[float] | None = None,
+    weights: tuple[float, float] = (1.0, 1.0),
     method: MergeMethod = "svd",
     rank: int | None = None,
 ) -> None:
-    """Merge memories of one model: the update of the result is the weighted sum of theirs.
+    """Merge two memories of one model: the update of the result is the weighted sum of theirs.
 
     Args:
-        memories: two or more files.
+        first: one.
+        second: the other; its rank may differ.
         out: the new memory; must not exist.
-        weights: one a memory; null takes 1 for each.
+        weights: what the update of each is multiplied by.
         method: `cat` is exact, with the sum of the ranks; `svd` the nearest of a given rank.
-        rank: of the result of `svd`; null takes the largest of theirs.
+        rank: of the result of `svd`; null takes the larger of theirs.
     """
     _check_new(out)
-    if len(memories) < 2:
-        raise ValueError(f"got {len(memories)} memories to merge; give at least two")
-    stored = [load_memory(path) for path in memories]
-    merged, lost = merge_memories(
-        stored, [1.0] * len(stored) if weights is None else weights, method, rank
-    )
+    stored = [load_memory(first), load_memory(second)]
+    merged, lost = merge_memories(stored, list(weights), method, rank)
     save_memory(out, merged)
-    print(
-        f"{out}: rank {merged.header.r}, {merged.header.origin}; lost {100 * lost:.2f} % of the update"
-    )
+    header = merged.header
+    print(f"{out}: rank {header.r}, {header.origin}; lost {100 * lost:.2f} % of the update")
 
 
 def fork(memory: Path, out: Path, episode: str) -> None:

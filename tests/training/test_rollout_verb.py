@@ -204,7 +204,7 @@ def test_a_merged_memory_begins_at_a_start_alone(own, demo, tmp_path, capsys):
     out, arguments = own
     memory = str(out / "yard.memory.safetensors")
     merged = tmp_path / "two.memory.safetensors"
-    assert main(["memory", "merge", f"[{memory},{memory}]", str(merged), "--rank=2"]) == 0
+    assert main(["memory", "merge", memory, memory, str(merged), "--rank=2"]) == 0
     target = [f"--resume-from={merged}", f"--out={tmp_path / 'out'}"]
     without = [a for a in arguments if not a.startswith(("--start", "--generation"))]
     assert "holds no frames to go on from" in refused(capsys, "rollout", *without, *target)
