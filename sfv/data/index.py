@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_table
 from sfv.data.schema import DOMAINS, KINDS, SPLITS, EpisodeMeta, Kind, Split
 from sfv.files import write_bytes
 
-INDEX_SCHEMA = "sfv.shards/1"
+INDEX_SCHEMA = "sfv.shards/2"
 INDEX = "index.json"
 TABLE = "episodes.safetensors"
 REPAIR = "run write_shards (or encode_latents) again, or copy the shards again"

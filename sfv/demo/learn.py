@@ -84,6 +84,7 @@ def slow_fast(part: Path, latents: Path, model: Path, settings: DemoSettings) ->
         fast=replace(settings.fast, probe_draws=0),
         precision="bf16",
         seed=settings.seed,
+        episodes_at_once=2,
     )
     trainer = _trainer(part, settings.loop_steps, settings.loop_steps)
     with _fewer_warnings():
@@ -186,6 +187,7 @@ def _generation(settings: DemoSettings) -> GenerationSettings:
         fast=settings.fast,
         precision="bf16",
         seed=settings.seed,
+        videos_at_once=2 * settings.test_episodes,
     )
 
 

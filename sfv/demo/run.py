@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sfv.data.index import INDEX_SCHEMA
 from sfv.demo.settings import DemoSettings
 from sfv.demo.stages import Pipeline, Stage
 
@@ -105,7 +106,8 @@ def _shard(episodes: Path) -> Stage:
         folders = [str(episodes / split) for split in ("train", "val", "test")]
         _tool("write_shards", *folders, f"--out={part}", "--workers=1")
 
-    return Stage("shards", "WebDataset shards", {}, run, needs=("episodes",))
+    format = {"format": INDEX_SCHEMA}
+    return Stage("shards", "WebDataset shards", format, run, needs=("episodes",))
 
 
 def _encode(shards: Path) -> Stage:

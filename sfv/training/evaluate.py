@@ -90,9 +90,9 @@ def measure(
         for row in rows:
             bar.set_postfix_str(LABELS[row])
             with rollout_of(world, row, generation) as rollout:
-                videos[row] = [
-                    generate(rollout, episode, lambda _: bar.update()) for episode in episodes
-                ]
+                videos[row] = generate(
+                    rollout, episodes, generation.videos_at_once, lambda _: bar.update()
+                )
     scores = {row: score_row(episodes, videos[row], world, generation.seed) for row in rows}
     report = report_json(
         {row: ReportRow(len(episodes), scores[row]) for row in rows},

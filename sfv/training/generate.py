@@ -12,7 +12,7 @@ from torch import Tensor
 from sfv.data.schema import EpisodeMeta
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner, FastSettings
-from sfv.fast.rollout import Chunk, Rollout, join
+from sfv.fast.rollout import Chunk, Request, Rollout, join
 from sfv.models.world_model import WorldModel
 from sfv.training.slow_fast import LoRASettings
 from sfv.types import Precision
@@ -31,6 +31,8 @@ class GenerationSettings:
         fast: how Θ learns.
         precision: arithmetic; `bf16` is faster on recent CPUs and GPUs.
         seed: names the noise; rows share it.
+        videos_at_once: videos in one batch when episodes are measured; each has its own Θ and comes out
+            as it would alone, up to rounding.
     """
 
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
@@ -38,6 +40,11 @@ class GenerationSettings:
     fast: FastSettings = field(default_factory=FastSettings)
     precision: Precision = "32"
     seed: int = 0
+    videos_at_once: int = 1
+
+    def __post_init__(self) -> None:
+        if self.videos_at_once < 1:
+            raise ValueError(f"videos_at_once is {self.videos_at_once}; allowed: at least 1")
 
 
 def settings_from(content: Mapping[str, Any], source: str) -> GenerationSettings:
@@ -156,26 +163,58 @@ def num_outbound(meta: EpisodeMeta) -> int | None:
 
 
 def generate(
-    rollout: Rollout, episode: TrueEpisode, on_chunk: Callable[[Chunk], None] | None = None
-) -> EpisodeVideos:
-    """Roll one episode out twice.
+    rollout: Rollout,
+    episodes: Sequence[TrueEpisode],
+    at_once: int = 1,
+    on_chunk: Callable[[Chunk], None] | None = None,
+) -> list[EpisodeVideos]:
+    """Roll each episode out twice.
 
     First with its truth shown: the way out of a there-and-back walk, all chunks of other episodes.
     Then with nothing but the first chunk.
+
+    Args:
+        rollout: makes the videos.
+        episodes: what they start from.
+        at_once: videos in one batch.
+        on_chunk: called for every chunk made.
     """
-    model, actions, key = rollout.model, episode.actions, episode.meta.id
+    requests = [request for episode in episodes for request in _requests(rollout, episode)]
+    made: list[list[Chunk]] = []
+    for i in range(0, len(requests), at_once):
+        made += rollout.run_many(requests[i : i + at_once], on_chunk)
+    pairs = zip(episodes, made[::2], made[1::2], strict=True)
+    return [_videos(rollout.model, episode, guided, long) for episode, guided, long in pairs]
+
+
+def _requests(rollout: Rollout, episode: TrueEpisode) -> tuple[Request, Request]:
+    """The guided and the long rollout of an episode."""
+    start, shown = _given(rollout.model, episode)
+    actions, key = episode.actions, episode.meta.id
+    return Request(key, start, actions, shown), Request(key, start, actions)
+
+
+def _given(
+    model: WorldModel, episode: TrueEpisode
+) -> tuple[Float[Tensor, "1 c t h w"], Float[Tensor, "1 c t2 h w"]]:
+    """The first chunk, and the true chunks that the guided rollout is shown."""
     first = episode.meta.actions[0].stop
-    start, truth = episode.latents[:, :, :first], episode.latents[:, :, first:]
     outbound = num_outbound(episode.meta)
-    num_shown = len(actions) if outbound is None else outbound
-    shown = truth[:, :, : num_shown * model.num_generated]
-    guided = rollout.run(key, start, actions, shown=shown, on_chunk=on_chunk)
-    long = rollout.run(key, start, actions, on_chunk=on_chunk)
+    num_shown = len(episode.actions) if outbound is None else outbound
+    last = first + num_shown * model.num_generated
+    return episode.latents[:, :, :first], episode.latents[:, :, first:last]
+
+
+def _videos(
+    model: WorldModel, episode: TrueEpisode, guided: Sequence[Chunk], long: Sequence[Chunk]
+) -> EpisodeVideos:
+    start, shown = _given(model, episode)
+    num_shown = shown.shape[2] // model.num_generated
     predicted = torch.cat([chunk.generated for chunk in guided[:num_shown]], dim=2)
     returned = None
-    if outbound is not None:
+    if num_outbound(episode.meta) is not None:
         back = torch.cat([chunk.generated for chunk in guided[num_shown:]], dim=2)
-        way_out = episode.video[: first + shown.shape[2]]
+        way_out = episode.video[: start.shape[2] + shown.shape[2]]
         returned = torch.cat([way_out, model.codec.decode(back)[0]])
     learned = [chunk.learned for chunk in long if chunk.learned is not None]
     return EpisodeVideos(

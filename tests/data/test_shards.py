@@ -185,7 +185,7 @@ def test_no_index_says_what_is_there(index: ShardIndex, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": "sfv.shards/9"}, "schema 'sfv.shards/9' is not known.*'sfv.shards/1'"),
+        ({"schema": "sfv.shards/9"}, "schema 'sfv.shards/9' is not known.*'sfv.shards/2'"),
         ({"shards": [{"name": "x.tar"}]}, "is damaged"),
         ({"codec": None, "kind": 3}, "field 'kind': got 3"),
     ],
