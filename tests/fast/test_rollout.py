@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -137,6 +140,37 @@ def test_a_rollout_in_two_parts_is_the_whole_one_bit_for_bit(world, latents):
         assert torch.equal(videos(first + rest), videos(whole))
         assert torch.equal(memory.theta, whole[-1].memory.theta)
         assert rest[-1].learned.gain == whole[-1].learned.gain
+
+
+ALIVE = """
+import gc, torch
+from benchmarks.cpu_unet import SCHEDULE, pair
+from benchmarks.fast_learning import ACTION, world_of
+from sfv.diffusion.sampler import SamplerSettings
+from sfv.fast.learner import FastLearner, FastSettings
+from sfv.fast.rollout import Request, Rollout
+from sfv.models.temporal_lora import TemporalLoRA
+
+unet, alive = pair()[0], []
+world = world_of(unet, 2)
+lora = TemporalLoRA(unet, 4)
+learner = FastLearner(unet, lora, SCHEDULE, world.text, 2, FastSettings(num_steps=1))
+rollout = Rollout(world, SamplerSettings("ddim", 1), learner)
+for chunk in rollout.stream(Request("e", torch.zeros(1, 16, 2, 4, 4), [ACTION] * 5)):
+    del chunk
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if type(x) is torch.Tensor]
+    alive.append((len(tensors), sum(x.untyped_storage().nbytes() for x in tensors)))
+    del tensors
+assert alive[1] == alive[4], alive
+"""
+
+
+@pytest.mark.slow
+def test_a_long_rollout_keeps_nothing_of_its_chunks():
+    """In a process of its own: the type checks of the tests keep what they see."""
+    done = subprocess.run([sys.executable, "-c", ALIVE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_one_frame_of_context_where_the_rule_says_so(world, latents):

@@ -1,5 +1,7 @@
 import copy
 import re
+import subprocess
+import sys
 from contextlib import nullcontext
 from functools import partial
 
@@ -341,6 +343,38 @@ def test_activation_checkpointing_gives_the_same_gradients(denoiser, inputs):
             loss = denoiser(*inputs).square().sum()
             gradients.append(torch.autograd.grad(loss, theta)[0])
     torch.testing.assert_close(*gradients)
+
+
+COMPILED = """
+import torch
+from torch._dynamo.testing import CompileCounter
+from sfv.models.denoiser import VideoUNet
+from sfv.models.temporal_lora import TemporalLoRA
+from sfv.rng import stream
+
+denoiser = VideoUNet("tiny", latent_channels=5, text_dim=9).requires_grad_(False)
+lora, counter = TemporalLoRA(denoiser, r=4), CompileCounter()
+block = denoiser.unet.transformer_in
+compiled = torch.compile(block, backend=counter)
+frames = torch.randn(6, 64, 2, 4, generator=stream(0, "compiled"))
+made = []
+for key in range(3):
+    theta = torch.randn(2, lora.num_weights, generator=stream(0, "theta", key)).requires_grad_(True)
+    with lora.use(theta):
+        found = compiled(frames, num_frames=3, return_dict=False)[0]
+        torch.testing.assert_close(found, block(frames, num_frames=3, return_dict=False)[0])
+    assert torch.autograd.grad(found.square().sum(), theta)[0].any()
+    made.append(found)
+assert not torch.equal(made[0], made[1])
+assert counter.frame_count == 1, counter.frame_count
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_layer_takes_other_memories_without_compiling_again():
+    """In a process of its own: Dynamo cannot follow the type checks of the tests."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_memory_is_fp32_inside_a_bf16_denoiser(denoiser, inputs):
