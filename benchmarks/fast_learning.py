@@ -199,6 +199,8 @@ def overhead(repeats: int, setting: Setting = PAPER) -> tuple[dict[str, Any], di
         ("  and with probes and guard", ours(world, guarded, 1, lora, 1)),
     ):
         rows[name] = compare(without, with_memory, repeats)
+    step, least_step = one_step(world, setting, lora)
+    rows["fast step : passes of Φ alone"] = compare(least_step, step, repeats)
     stock_world = world_of(stock_unet, setting.chunk_frames)
     plain = ours(stock_world, setting, 1, None, 1)
     base = rows_of_stock(plain, stock_unet, setting, lora, repeats)
@@ -214,6 +216,19 @@ def overhead(repeats: int, setting: Setting = PAPER) -> tuple[dict[str, Any], di
     }
     lora.remove()
     return {**rows, "chunk, stock, fast learning": base}, context
+
+
+def one_step(world: WorldModel, setting: Setting, lora: TemporalLoRA) -> tuple[Work, Work]:
+    """A fast step, and what it could cost at least: forward and backward through the frozen network."""
+    fast = FastSettings(num_steps=1, probe_draws=0, guard=None)
+    learner = FastLearner(
+        world.denoiser, lora, SCHEDULE, world.text, world.num_context, fast, SEED, "bf16"
+    )
+    memory = learner.fresh("step")
+    shape = (1, CHANNELS, 2 * setting.chunk_frames, SIZE, SIZE)
+    pairs = torch.randn(shape, generator=stream(SEED, "benchmark-step"))
+    step = lambda: learner.learn([memory], pairs, [ACTION])  # noqa: E731
+    return step, lambda: through(world.denoiser, setting)
 
 
 def through(denoiser: VideoUNet, setting: Setting) -> Tensor:
