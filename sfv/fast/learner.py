@@ -117,6 +117,7 @@ class FastLearner:
         self.rule = RULES[settings.rule]
         self.num_context = min(num_context, self.rule.context_frames or num_context)
         self._cut = num_context - self.num_context
+        self._texts: dict[tuple[str, ...], Tensor] = {}
 
     def fresh(self, episode: str) -> Memory:
         """Start an episode: Θ fresh, optimiser fresh.
@@ -153,6 +154,7 @@ class FastLearner:
             actions: what leads from one to the other; most rules leave it out.
         """
         began = time.perf_counter()
+        self._texts.clear()
         with torch.inference_mode(False), frozen(self.denoiser):
             pairs = pairs[:, :, self._cut :].clone()  # inference tensors cannot be trained on
             now = Exam(pairs, list(actions), [memory.num_chunks for memory in memories])
@@ -278,9 +280,8 @@ class FastLearner:
         shape, rule = latents.shape[:2], self.rule
         num = math.prod(shape)
         with autocast(latents.device, self.precision):
-            with torch.no_grad():
-                text = self.text(actions if rule.uses_action else [""])
-                text = text.repeat_interleave(num // len(text), dim=0)
+            text = self._states(tuple(actions) if rule.uses_action else ("",))
+            text = text.repeat_interleave(num // len(text), dim=0)
             losses = masked_conditional_loss(
                 self.denoiser,
                 latents.flatten(0, 1),
@@ -291,6 +292,13 @@ class FastLearner:
                 self.schedule,
             )
         return losses.view(shape)
+
+    @torch.no_grad()
+    def _states(self, actions: tuple[str, ...]) -> Float[Tensor, "b n d"]:
+        """Token states of actions, computed once a pair."""
+        if actions not in self._texts:
+            self._texts[actions] = self.text(actions)
+        return self._texts[actions]
 
     def _draw(
         self, purpose: str, memories: Sequence[Memory], exam: Exam, step: int, num: int

@@ -105,6 +105,7 @@ def measure(
     )
     report["differences"] = differences(scores)
     report["curves"] = curves(videos)
+    report["undone"] = {row: sum(v.num_undone for v in made) for row, made in videos.items()}
     return Measured(report, videos)
 
 
@@ -204,11 +205,11 @@ def differences(scores: dict[Row, dict[str, MetricValue]]) -> list[dict[str, Any
 
 
 def curves(videos: dict[Row, list[EpisodeVideos]]) -> dict[str, dict[str, list[float]]]:
-    """`fast/loss` and `fast/gain` of each chunk of the first long rollout, where measured."""
+    """What fast learning did at each chunk of the first long rollout, where measured."""
     made = videos["fast"][0] if videos.get("fast") else None
     if made is None:
         return {}
-    found = {"fast/loss": made.losses, "fast/gain": made.gains}
+    found = {"fast/loss": made.losses, "fast/gain": made.gains, "fast/drift": made.drifts}
     return {
         name: {"fast": values}
         for name, values in found.items()
@@ -246,6 +247,9 @@ def write_outputs(
     last = min(len(frames) for frames in panels[0].frames.values()) - 1
     strip = filmstrip(panels[0].frames, _strip_frames(turn, last), 2)
     write_bytes(out / "filmstrip.png", strip)
+    undone = {row: num for row, num in measured.report["undone"].items() if num}
+    if undone:
+        notes = [*notes, f"The guard took back what was learned from a chunk, by row: {undone}."]
     write_report(out / "report.html", measured.report, panels, title, notes)
     write_json(out / MARKER, measured.report)
 

@@ -99,6 +99,8 @@ class EpisodeVideos:
         long: the rollout in which only the first chunk is true.
         losses: `fast/loss` of each chunk of the long rollout (empty without memory).
         gains: `fast/gain` of each chunk of the long rollout.
+        drifts: `fast/drift` of each chunk of the long rollout.
+        num_undone: chunks of both rollouts whose learning the guard took back.
     """
 
     next_chunk: Float[Tensor, "t 3 height width"]
@@ -106,6 +108,8 @@ class EpisodeVideos:
     long: Float[Tensor, "t3 3 height width"]
     losses: list[float]
     gains: list[float]
+    drifts: list[float] = field(default_factory=list)
+    num_undone: int = 0
 
 
 @contextmanager
@@ -223,6 +227,10 @@ def _videos(
         long=model.codec.decode(join(start, long))[0],
         losses=[report.loss for report in learned],
         gains=[report.gain for report in learned],
+        drifts=[report.drift for report in learned],
+        num_undone=sum(
+            chunk.learned is not None and chunk.learned.undone for chunk in (*guided, *long)
+        ),
     )
 
 

@@ -96,7 +96,9 @@ def test_with_no_fast_steps_both_rows_are_equal(idle):
     """K = 0 leaves Θ fresh, so equal rows show that both share actions and sampling noise."""
     _, report, _, _ = idle
     assert report["rows"]["none"] == report["rows"]["fast"]
-    assert report["curves"] == {"fast/gain": {"fast": [0.0] * 4}}, "no step, no training loss"
+    still = {"fast": [0.0] * 4}
+    assert report["curves"] == {"fast/gain": still, "fast/drift": still}, "no step, no loss"
+    assert report["undone"] == {"none": 0, "fast": 0}
     assert all(gap["value"] == 0 for gap in report["differences"])
 
 
