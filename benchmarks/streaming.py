@@ -203,7 +203,7 @@ def resume_matrix(index: ShardIndex) -> dict[str, str]:
         leg = Leg(old, plan.steps(0, (), old) // 3)
         seen: Counter[int] = Counter()
         for slot in range(old.slots):
-            turns = len(range(slot % old.workers, leg.steps, old.workers))
+            turns = leg.batches_of(slot % old.workers)
             seen.update(plan.share(0, (), old, slot).first(turns).tolist())
         for slot in range(new.slots):
             seen.update(plan.share(0, (leg,), new, slot).items.tolist())

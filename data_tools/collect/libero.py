@@ -20,7 +20,15 @@ import numpy as np
 
 from data_tools.collect.libero_engine import STEP_RATE, Engine, open_task, require_libero
 from data_tools.collect.libero_film import Film, film_task
-from data_tools.collect.runner import Outcome, attempt, new_parser, recipe_hash, run_command, total
+from data_tools.collect.runner import (
+    Outcome,
+    add_language,
+    attempt,
+    new_parser,
+    recipe_hash,
+    run_command,
+    total,
+)
 from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
 from data_tools.language import Language, in_words
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
@@ -190,12 +198,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"none: all of the split; only in the test split: {HELD_OUT}",
     )
     p.add_argument("--every", type=int, default=2, help="control steps a frame, of 20 a second")
-    p.add_argument(
-        "--language",
-        choices=("plain", "varied"),
-        default="plain",
-        help="varied: many words for one action; the plain text stays in raw",
-    )
+    add_language(p)
     return p
 
 

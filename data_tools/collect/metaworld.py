@@ -25,6 +25,7 @@ from data_tools.collect.pictures import revisit_psnr
 from data_tools.collect.runner import (
     Outcome,
     Skipped,
+    add_language,
     attempt,
     new_parser,
     recipe_hash,
@@ -195,12 +196,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"none: all of the split; only in the test split: {' '.join(HELD_OUT)}",
     )
     p.add_argument("--every", type=int, default=2, help="control steps a frame, of 80 a second")
-    p.add_argument(
-        "--language",
-        choices=("plain", "varied"),
-        default="plain",
-        help="varied: many words for one action; the plain text stays in raw",
-    )
+    add_language(p)
     return p
 
 

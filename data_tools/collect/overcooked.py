@@ -24,6 +24,7 @@ from data_tools.collect.overcooked_words import Segment, segments
 from data_tools.collect.runner import (
     MissingEngine,
     Outcome,
+    add_language,
     attempt,
     new_parser,
     recipe_hash,
@@ -227,12 +228,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--games", type=Path, required=True, help="what overcooked_export wrote")
     p.add_argument("--frames", type=int, default=160, help="least frames of an episode")
-    p.add_argument(
-        "--language",
-        choices=("plain", "varied"),
-        default="plain",
-        help="varied: many words for one action; the plain text stays in raw",
-    )
+    add_language(p)
     return p
 
 

@@ -296,7 +296,8 @@ def add_language(p: argparse.ArgumentParser) -> None:
         "--language",
         choices=("plain", "varied"),
         default="plain",
-        help="plain: each action in its one text; varied: drawn from many phrases",
+        help="plain: each action in its one text; varied: drawn from many phrases, the plain text "
+        "stays in raw",
     )
 
 

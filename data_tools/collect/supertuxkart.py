@@ -22,6 +22,7 @@ from data_tools.collect.pictures import revisit_psnr
 from data_tools.collect.runner import (
     Outcome,
     Skipped,
+    add_language,
     attempt,
     new_parser,
     recipe_hash,
@@ -224,12 +225,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--tracks", nargs="+", metavar="TRACK", help="none: all of the split")
     p.add_argument("--assets", type=Path, default=ASSETS, help="the game's data folder")
-    p.add_argument(
-        "--language",
-        choices=("plain", "varied"),
-        default="plain",
-        help="varied: many words for one action; the plain text stays in raw",
-    )
+    add_language(p)
     return p
 
 

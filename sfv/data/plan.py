@@ -50,6 +50,10 @@ class Leg:
     topology: Topology
     steps: int
 
+    def batches_of(self, worker: int) -> int:
+        """How many of a rank's batches came from one of its workers: they deliver in turns."""
+        return len(range(worker, self.steps, self.topology.workers))
+
 
 @dataclass(frozen=True, eq=False)
 class Share:
@@ -165,7 +169,7 @@ class EpochPlan:
             for slot in range(topology.slots):
                 share = self._share(left, epoch, number, topology, slot, wanted)
                 worker = slot % topology.workers
-                had[share.first(max(0, -(-(leg.steps - worker) // topology.workers)))] = True
+                had[share.first(leg.batches_of(worker))] = True
         return np.flatnonzero(~had)
 
     def _bounds(self, num: int, slots: int) -> Ints:

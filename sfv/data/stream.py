@@ -92,12 +92,12 @@ class SlotDataset(IterableDataset[Delivery[Batch]], Generic[Batch]):
         workers = leg.topology.workers
         # Loaders begin with their first process, so the one whose turn it is takes that place.
         worker = ((info.id if info else 0) + leg.steps) % workers
-        had = max(0, -(-(leg.steps - worker) // workers))
+        had = leg.batches_of(worker)
         slot = self.rank * workers + worker
         share = self.plan.share(self.place.epoch, self.place.done, leg.topology, slot)
         order = self.plan.order(self.place.epoch)
         rows = self.plan.windows.episode
-        self.library.expect(rows[order[share.items[int(share.sizes[:had].sum()) :]]])
+        self.library.expect(rows[order[share.items[len(share.first(had)) :]]])
         bad: set[int] = set()
         last: Batch | None = None
         for number, batch in enumerate(share.batches()):
