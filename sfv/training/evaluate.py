@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sfv.files import claim_folder, write_bytes, write_json
+from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
 from sfv.metrics.protocol import MetricValue, paired_difference, report_json
 from sfv.metrics.protocol import Row as ReportRow
 from sfv.metrics.suite import score_long, score_next_chunk
@@ -48,7 +48,7 @@ def evaluate(
     episodes: Path,
     out: Path,
     num_episodes: int | None = None,
-    rows: tuple[Row, ...] = ("none", "fast"),
+    rows: Row | list[Row] = ["none", "fast"],  # noqa: B006 (read only)
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
 ) -> None:
     """Generate test episodes and measure them.
@@ -64,7 +64,7 @@ def evaluate(
         episodes: folder of test episodes in shards, as video.
         out: folder to write; must be new or empty.
         num_episodes: how many episodes; null takes all.
-        rows: `none` generates without memory, `fast` with fast learning.
+        rows: `none` generates without memory, `fast` with fast learning; one or a list.
         generation: sampler, fast learning and precision.
     """
     claim_folder(out, MARKER, "an evaluation folder")
@@ -72,8 +72,9 @@ def evaluate(
         raise FileExistsError(f"{out} holds a finished evaluation ({MARKER}); give another --out")
     world = WorldModel.load(model)
     true = load_episodes(episodes, world, num_episodes)
-    measured = measure(world, true, rows, generation)
-    write_outputs(out, true, measured, f"World model {model}")
+    measured = measure(world, true, [rows] if isinstance(rows, str) else rows, generation)
+    with replacing_parts(out, MARKER) as part:
+        write_outputs(part, true, measured, f"World model {model}")
     print(format_table(measured.report))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
 

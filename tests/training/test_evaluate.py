@@ -55,6 +55,24 @@ def test_another_sampling_seed_gives_other_videos_of_the_same_truth(evaluation, 
 
 
 @pytest.mark.slow
+def test_an_evaluation_cut_off_while_writing_leaves_its_folder_empty(demo, tmp_path, monkeypatch):
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sfv.training.evaluate.write_report", cut_off)
+    assert main(["evaluate", *arguments(demo, tmp_path / "out"), "--rows=none"]) == 130
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_an_unknown_row_is_told_what_rows_there_are(demo, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", *arguments(demo, tmp_path / "out"), "--rows=fats"])
+    said = capsys.readouterr().err
+    assert "'none', 'fast'" in said and "fats" in said
+
+
+@pytest.mark.slow
 def test_a_finished_evaluation_is_not_overwritten(evaluation, demo, capsys):
     before = (evaluation / "report.json").read_bytes()
     said = refused(capsys, "evaluate", *arguments(demo, evaluation))
