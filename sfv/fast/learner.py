@@ -116,7 +116,7 @@ class FastLearner:
         self.settings, self.seed, self.precision = settings, seed, precision
         self.rule = RULES[settings.rule]
         self.num_context = min(num_context, self.rule.context_frames or num_context)
-        self._cut = num_context - self.num_context
+        self._given = num_context
         self._texts: dict[tuple[str, ...], Tensor] = {}
 
     def fresh(self, episode: str) -> Memory:
@@ -145,6 +145,7 @@ class FastLearner:
         memories: Sequence[Memory],
         pairs: Float[Tensor, "e c t h w"],
         actions: Sequence[str],
+        num_context: int | None = None,
     ) -> list[FastReport]:
         """Take K steps on one pair S = X ++ Y of each episode, all in one batch.
 
@@ -152,11 +153,13 @@ class FastLearner:
             memories: one an episode; changed in place.
             pairs: context (f_p frames) and generated latents, joined in time.
             actions: what leads from one to the other; most rules leave it out.
+            num_context: context frames of these pairs, of which the rule may keep fewer; None: f_p.
         """
         began = time.perf_counter()
         self._texts.clear()
         with torch.inference_mode(False), frozen(self.denoiser):
-            pairs = pairs[:, :, self._cut :].clone()  # inference tensors cannot be trained on
+            cut = (num_context or self._given) - self.num_context
+            pairs = pairs[:, :, cut:].clone()  # inference tensors cannot be trained on
             now = Exam(pairs, list(actions), [memory.num_chunks for memory in memories])
             before = self._examine(memories, [now])[:, 0].tolist()
             self._watch(memories, now, before)

@@ -194,7 +194,7 @@ class Rollout:
         actions = [journey.action for journey in going]
         memories = [journey.memory for journey in going if journey.memory is not None]
         if self.learner is not None:
-            reports = self.learner.learn(memories, pairs, actions)
+            reports = self.learner.learn(memories, pairs, actions, self._num_context)
         contexts = pairs[:, :, -self._num_context :]
         for journey, context in zip(going, torch.split(contexts, 1), strict=True):
             journey.context = context

@@ -186,6 +186,21 @@ def test_one_frame_of_context_where_the_rule_says_so(world, latents):
         assert torch.equal(made[0][-1].memory.theta, made[1][-1].memory.theta) == same
 
 
+@pytest.mark.parametrize(("rule", "window"), [("single_frame", 1 + 2), ("pair", 3 + 2)])
+def test_what_a_rollout_learns_is_context_and_new_frames(world, latents, rule, window):
+    lengths = set()
+
+    def note(_, args, kwargs):
+        if torch.is_grad_enabled():
+            lengths.add(args[0].shape[2])
+
+    hook = world.denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
+        make_rollout(world, lora, rule=rule).run("e", latents[:, :, :3], ACTIONS[:2])
+    hook.remove()
+    assert lengths == {window}
+
+
 def test_a_short_start_or_odd_truth_is_refused(world, latents):
     with pytest.raises(ValueError, match=r"start has 2 frames.*needs a context of 3"):
         make_rollout(world).run("e", latents[:, :, :2], ACTIONS)
