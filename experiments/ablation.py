@@ -1,0 +1,355 @@
+"""Which way of learning remembers the way out: rows of settings, measured on there-and-back walks.
+
+    python -m experiments.ablation --config experiments/ablations/doom.yaml
+
+Of each walk the true way out is learned, chunk by chunk, and nothing is generated meanwhile. Then the
+first chunks of the way back are generated and compared with the truth. All rows share walks, sampling
+noise and model; every seed draws new noise for sampling, learning and Θ_0. A row whose memory comes
+from another walk is a control: it tells memory of the walk from adaptation to the map.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from jsonargparse import auto_cli
+from torch import Tensor
+from tqdm import tqdm
+
+from sfv.diffusion.sampler import SamplerSettings
+from sfv.fast.learner import FastLearner
+from sfv.fast.memory import Memory
+from sfv.fast.rollout import Request, Rollout
+from sfv.fast.settings import FastSettings
+from sfv.files import claim_folder, write_bytes, write_json
+from sfv.metrics.frame import lpips, psnr
+from sfv.metrics.protocol import Passport, Row, mean_value, paired_difference, report_json
+from sfv.metrics.scene_revisit import AlexNetFeatures, video_revisit_similarity
+from sfv.metrics.suite_common import lpips_passport, videos_hash
+from sfv.models.world_model import WorldModel
+from sfv.training.episodes import load_episodes
+from sfv.training.generate import GenerationSettings, TrueEpisode, num_outbound, rollout_of
+from sfv.training.slow_fast import LoRASettings
+from sfv.types import Precision
+
+Whose = Literal["own", "other_walk", "other_scene"]
+"""Whose memory a walk goes back with: its own, that of another walk in its scene, or in another scene."""
+Scores = dict[str, list[float]]
+MARKER = "ablation.json"
+BASE = "none"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Args:
+        fast: how Θ learns; `num_steps: 0` is the base model.
+        lora: the shape of Θ.
+        memory: whose memory a walk goes back with.
+    """
+
+    fast: FastSettings = field(default_factory=FastSettings)
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    memory: Whose = "own"
+
+
+def ablation(
+    model: Path,
+    episodes: Path,
+    out: Path,
+    rows: dict[str, Variant],
+    seeds: list[int] = [0, 1, 2],  # noqa: B006 (read only)
+    num_episodes: int | None = None,
+    num_back: int = 3,
+    sampler: SamplerSettings = SamplerSettings(),  # noqa: B008 (frozen)
+    precision: Precision = "bf16",
+    videos_at_once: int = 1,
+) -> None:
+    """Measure rows of settings on the way back of there-and-back walks, and write their table.
+
+    Args:
+        model: folder of a world model.
+        episodes: folder of shards with there-and-back walks, as video.
+        out: folder to write; the same call again goes on where it stopped.
+        rows: settings by name; one is `none`, what the others are compared with.
+        seeds: of sampling noise, fast learning's noise and Θ_0.
+        num_episodes: how many walks; null takes all.
+        num_back: chunks of the way back to generate.
+        sampler: diffusion sampler, sampling steps, guidance.
+        precision: arithmetic.
+        videos_at_once: walks in one batch, each with its own Θ.
+    """
+    if BASE not in rows or not seeds or num_back < 1:
+        raise ValueError(
+            f"rows are {sorted(rows)}, seeds {seeds}, num_back {num_back}; allowed: a row named "
+            f"{BASE!r} to compare with, at least one seed, num_back >= 1"
+        )
+    claim_folder(out, MARKER, "an ablation folder")
+    world = WorldModel.load(model)
+    walks = [walk for walk in load_episodes(episodes, world, num_episodes) if walk.meta.revisits]
+    bench = Bench(world, walks, num_back, sampler, precision, videos_at_once)
+    settings = bench.settings() | {"seeds": seeds}
+    write_json(out / MARKER, settings | {"rows": {name: asdict(row) for name, row in rows.items()}})
+    scores: dict[str, list[Scores]] = {name: [] for name in rows}
+    with tqdm(total=len(rows) * len(seeds), desc="ablation", unit="row") as bar:
+        for seed in seeds:
+            for name, variant in rows.items():
+                bar.set_postfix_str(f"{name}, seed {seed}")
+                scores[name].append(_kept(out / "rows", name, bench, variant, seed))
+                bar.update()
+    table = summary(scores, bench.passports())
+    write_json(out / "report.json", report_json(table, settings))
+    text = markdown(table, scores)
+    write_bytes(out / "table.md", text.encode())
+    print(text)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all rows share.
+
+    Args:
+        world: Φ.
+        walks: there-and-back walks.
+        num_back: chunks of the way back to generate.
+        sampler: how they are sampled.
+        precision: arithmetic.
+        videos_at_once: walks in one batch.
+    """
+
+    world: WorldModel
+    walks: Sequence[TrueEpisode]
+    num_back: int
+    sampler: SamplerSettings
+    precision: Precision
+    videos_at_once: int
+
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on besides the row and the seed."""
+        return {
+            "model": self.world.fingerprint(),
+            "episodes": [walk.meta.id for walk in self.walks],
+            "truth": videos_hash(self._true_back()),
+            "num_back": self.num_back,
+            "sampler": asdict(self.sampler),
+            "precision": self.precision,
+            "videos_at_once": self.videos_at_once,
+        }
+
+    def passports(self) -> dict[str, Passport]:
+        """How each metric is measured."""
+        truth = videos_hash(self._true_back())
+        which = f"first {self.num_back} chunks of the way back; mean over seeds"
+        base = Passport(
+            "return_psnr", "return", len(self.walks), reference_sha256=truth, settings=which
+        )
+        perceptual = lpips_passport(base, "alex")
+        features = AlexNetFeatures()
+        src = Passport(
+            "src", "return", len(self.walks), reference_sha256=truth, settings=which,
+            network=features.name, network_sha256=features.sha256, resize=features.resize,
+        )  # fmt: skip
+        return {"return_psnr": base, "return_lpips": perceptual, "src": src}
+
+    def measure(self, variant: Variant, seed: int) -> Scores:
+        """Learn each way out, generate each way back, score it: one number a walk."""
+        settings = GenerationSettings(
+            self.sampler, variant.lora, variant.fast, self.precision, seed, self.videos_at_once
+        )
+        with rollout_of(self.world, "fast", settings) as rollout:
+            learner = rollout.learner
+            assert learner is not None
+            began = perf_counter()
+            memories, undone = self._learn(learner)
+            seconds = perf_counter() - began
+            back = self._go_back(rollout, learner, memories, variant.memory)
+        num_learned = sum(memory.num_chunks for memory in memories)
+        return self._score(back) | {
+            "undone": [float(n) for n in undone],
+            "seconds": [seconds / num_learned] * len(self.walks),
+        }
+
+    def _learn(self, learner: FastLearner) -> tuple[list[Memory], list[int]]:
+        """Learn every way out from its true chunks."""
+        memories = [learner.fresh(walk.meta.id) for walk in self.walks]
+        undone = [0] * len(self.walks)
+        for first in range(0, len(self.walks), self.videos_at_once):
+            batch = range(first, min(first + self.videos_at_once, len(self.walks)))
+            for chunk in range(max(_num_out(self.walks[i]) for i in batch)):
+                going = [i for i in batch if chunk < _num_out(self.walks[i])]
+                pairs = torch.cat([self._pair(i, chunk, learner.num_context) for i in going])
+                actions = [self.walks[i].actions[chunk] for i in going]
+                reports = learner.learn(
+                    [memories[i] for i in going], pairs, actions, learner.num_context
+                )
+                for i, report in zip(going, reports, strict=True):
+                    undone[i] += report.undone
+        return memories, undone
+
+    def _pair(self, walk: int, chunk: int, num_context: int) -> Tensor:
+        action = self.walks[walk].meta.actions[chunk + 1]
+        return self.walks[walk].latents[:, :, action.start - num_context : action.stop]
+
+    def _go_back(
+        self, rollout: Rollout, learner: FastLearner, memories: Sequence[Memory], whose: Whose
+    ) -> list[Tensor]:
+        """The generated chunks of every way back, decoded."""
+        requests = []
+        for i, walk in enumerate(self.walks):
+            out, turn = _num_out(walk), _turn(walk)
+            memory = learner.fresh(walk.meta.id)
+            given = memories[_partner(self.walks, i, whose)]
+            memory.theta.data.copy_(given.theta)
+            memory.restore(given.extras())
+            memory.num_chunks = out  # the noise of a chunk is that of its place in this walk
+            start = walk.latents[:, :, turn - self.world.num_context : turn]
+            actions = walk.actions[out : out + self.num_back]
+            requests.append(Request(walk.meta.id, start, actions, memory=memory))
+        made = []
+        for first in range(0, len(requests), self.videos_at_once):
+            made += rollout.run_many(requests[first : first + self.videos_at_once])
+        joined = [torch.cat([chunk.generated for chunk in chunks], dim=2) for chunks in made]
+        return [self.world.codec.decode(latents)[0] for latents in joined]
+
+    def _true_back(self) -> list[Tensor]:
+        length = self.num_back * self.world.num_generated
+        return [walk.video[_turn(walk) : _turn(walk) + length] for walk in self.walks]
+
+    def _score(self, back: Sequence[Tensor]) -> Scores:
+        features = AlexNetFeatures()
+        scores: Scores = {"return_psnr": [], "return_lpips": [], "src": []}
+        for walk, made, true in zip(self.walks, back, self._true_back(), strict=True):
+            scores["return_psnr"].append(float(psnr(true[None], made[None]).mean()))
+            scores["return_lpips"].append(float(lpips(true[None], made[None]).mean()))
+            video = torch.cat([walk.video[: _turn(walk)], made])
+            seen = [pair for pair in walk.meta.revisits if pair[1] < len(video)]
+            scores["src"].append(float(video_revisit_similarity(video, seen, features).mean()))
+        return scores
+
+
+def _num_out(walk: TrueEpisode) -> int:
+    """Chunks of the way out behind the given first one."""
+    num = num_outbound(walk.meta)
+    assert num is not None  # only walks with revisits are taken
+    return num
+
+
+def _turn(walk: TrueEpisode) -> int:
+    """The frame at which the way back begins."""
+    return walk.meta.actions[_num_out(walk)].stop
+
+
+def _partner(walks: Sequence[TrueEpisode], i: int, whose: Whose) -> int:
+    """The walk whose memory walk `i` is given: the next one that fits, round and round.
+
+    Raises:
+        ValueError: no other walk fits.
+    """
+    if whose == "own":
+        return i
+    scene = walks[i].meta.scene
+    for step in range(1, len(walks)):
+        other = (i + step) % len(walks)
+        if (walks[other].meta.scene == scene) == (whose == "other_walk"):
+            return other
+    raise ValueError(
+        f"memory: {whose} needs another walk {'in' if whose == 'other_walk' else 'outside'} scene "
+        f"{scene!r} of {walks[i].meta.id}; give more episodes, or leave this row out"
+    )
+
+
+def _kept(folder: Path, name: str, bench: Bench, variant: Variant, seed: int) -> Scores:
+    """The scores of a row and seed: read if they were measured already, else measured and written."""
+    made_with = bench.settings() | {"variant": asdict(variant), "seed": seed}
+    digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{digest[:16]}.json"
+    if path.exists():
+        kept: Scores = json.loads(path.read_text())["scores"]
+        return kept
+    scores = bench.measure(variant, seed)
+    write_json(path, {"row": name, "seed": seed, "variant": asdict(variant), "scores": scores})
+    return scores
+
+
+def summary(
+    scores: Mapping[str, Sequence[Scores]], passports: Mapping[str, Passport]
+) -> dict[str, Row]:
+    """Each walk's mean over the seeds, and the interval over the walks."""
+    return {
+        name: Row(
+            len(of_seeds[0]["src"]),
+            {
+                metric: mean_value(_over_seeds(of_seeds, metric), passport)
+                for metric, passport in passports.items()
+            },
+        )
+        for name, of_seeds in scores.items()
+    }
+
+
+def _over_seeds(of_seeds: Sequence[Scores], metric: str) -> list[float]:
+    return [fmean(walk) for walk in zip(*(scores[metric] for scores in of_seeds), strict=True)]
+
+
+def markdown(table: Mapping[str, Row], scores: Mapping[str, Sequence[Scores]]) -> str:
+    """One line a row: gains over `none` with the paired interval over walks, and what it cost."""
+    lines = [
+        "| row | return PSNR (dB) | against none | over seeds | return LPIPS | against none "
+        "| SRC | undone | s/chunk |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    base = table[BASE].metrics
+    for name, row in table.items():
+        cells = [name, f"{row.metrics['return_psnr'].value:.2f}"]
+        for metric, digits in (("return_psnr", 2), ("return_lpips", 3)):
+            if metric == "return_lpips":
+                cells.append(f"{row.metrics[metric].value:.{digits}f}")
+            cells.append(
+                _against(base[metric], row.metrics[metric], digits) if name != BASE else ""
+            )
+            if metric == "return_psnr":
+                cells.append(_seed_spread(scores[BASE], scores[name]) if name != BASE else "")
+        undone = fmean(fmean(s["undone"]) for s in scores[name])
+        seconds = fmean(fmean(s["seconds"]) for s in scores[name])
+        cells += [f"{row.metrics['src'].value:.2f}", f"{undone:.1f}", f"{seconds:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _against(base: Any, value: Any, digits: int) -> str:
+    gain = paired_difference(base, value)
+    if gain.low is None or gain.high is None:
+        return f"{gain.value:+.{digits}f}"
+    sure = " *" if gain.low > 0 or gain.high < 0 else ""
+    return f"{gain.value:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]{sure}"
+
+
+def _seed_spread(base: Sequence[Scores], row: Sequence[Scores]) -> str:
+    """Standard deviation over seeds of the mean gain in PSNR."""
+    gains = [
+        fmean(b) - fmean(a)
+        for a, b in ((x["return_psnr"], y["return_psnr"]) for x, y in zip(base, row, strict=True))
+    ]
+    return f"±{stdev(gains):.2f}" if len(gains) > 1 else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; 2 after an error of the input."""
+    try:
+        auto_cli(ablation, args=argv, as_positional=False, prog="python -m experiments.ablation")
+    except (ValueError, OSError) as error:
+        print(f"experiments.ablation: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
