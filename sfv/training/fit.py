@@ -13,10 +13,15 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.report.tensorboard import log_hparams
+from sfv.training.checkpoints import FileOrFolder
 from sfv.training.run_folder import newest_checkpoint, open_run_folder, tensorboard_logger
+from sfv.training.sharded_strategy import ShardedStrategy
+from sfv.training.sharding import whole
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings, fit_slow_fast
 
@@ -116,7 +121,9 @@ def fit(args: Sequence[str]) -> None:
     cli = parse(args)
     out = Path(cli.config.out)
     config = cli.parser.dump(cli.config, skip_link_targets=False)
-    open_run_folder(out, config)
+    check_strategy(cli.trainer)
+    if rank_zero_only.rank == 0:  # the others would find it half made
+        open_run_folder(out, config)
     train(
         cli.trainer,
         cli.model,
@@ -125,7 +132,28 @@ def fit(args: Sequence[str]) -> None:
         out,
         cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(config))),
     )
-    print(f"model: {out / 'model'}\nlogs:  tensorboard --logdir {out}")
+    if cli.trainer.is_global_zero:
+        print(f"model: {out / 'model'}\nlogs:  tensorboard --logdir {out}")
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Refuse strategies under which a model could be trained but not saved, or only damaged.
+
+    Raises:
+        ValueError: names the strategy or callback and what to use in its place.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)):
+        if not isinstance(strategy, ShardedStrategy):
+            raise ValueError(
+                f"trainer.strategy is {type(strategy).__name__}; to train in shards set its class_path to "
+                "sfv.training.sharded_strategy.ShardedStrategy"
+            )
+        if any(isinstance(c, WeightAveraging) for c in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "Lightning's weight averaging cannot average shards; set the callback's class_path to "
+                "sfv.training.ema.EMA"
+            )
 
 
 def train(
@@ -148,6 +176,8 @@ def train(
     """
     newest = newest_checkpoint(out)
     resume = None if newest is None else str(newest)
+    if not isinstance(trainer.strategy, ShardedStrategy):
+        trainer.strategy.checkpoint_io = FileOrFolder()
     trainer.callbacks.append(AverageAtEnd())  # type: ignore[attr-defined]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -161,5 +191,6 @@ def train(
         if trainer.interrupted:  # Lightning turns Ctrl-C into an exit that says nothing
             raise KeyboardInterrupt from error
         raise
-    if trainer.is_global_zero:
-        learner.world_model.save(out / "model")
+    with whole(learner, keep=trainer.is_global_zero):
+        if trainer.is_global_zero:
+            learner.world_model.save(out / "model")

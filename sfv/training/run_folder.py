@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 import sfv
 from sfv.files import claim_folder, write_bytes, write_json
+from sfv.training.checkpoints import newest_complete
 
 CONFIG = "config.yaml"
 
@@ -83,9 +84,8 @@ def git_state() -> tuple[str, str]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to resume from: the newest file under `checkpoints/`."""
-    found = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
-    return found[-1] if found else None
+    """The checkpoint to resume from: the newest complete one under `checkpoints/`."""
+    return newest_complete(folder / "checkpoints")
 
 
 def tensorboard_logger(folder: Path) -> TensorBoardLogger:

@@ -13,6 +13,8 @@ from sfv import rng
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.models.world_model import WorldModel
+from sfv.training.sharding import shard
+from sfv.training.speedups import compile_blocks, recompute_activations
 
 
 class SlowLearner(pl.LightningModule):
@@ -31,6 +33,9 @@ class SlowLearner(pl.LightningModule):
             guidance need; 0 to 1.
         init_from: folder of a trained world model whose Φ (and learned text) training starts from.
         seed: names the noise streams.
+        activation_checkpointing: the backward pass computes layers of the denoiser again instead of keeping
+            their activations: less memory, more time, equal numbers.
+        compile_backend: of `torch.compile`, for the denoiser's blocks: `inductor`, say; null leaves them.
     """
 
     def __init__(
@@ -46,6 +51,8 @@ class SlowLearner(pl.LightningModule):
         text_dropout: float = 0.1,
         init_from: str | None = None,
         seed: int = 0,
+        activation_checkpointing: bool = False,
+        compile_backend: str | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= text_dropout <= 1.0:
@@ -60,6 +67,21 @@ class SlowLearner(pl.LightningModule):
         self.text_dropout, self.seed = text_dropout, seed
         self.make_optimizer: Callable[..., Any] = optimizer
         self.make_scheduler: Callable[..., Any] | None = lr_scheduler
+        self.activation_checkpointing = activation_checkpointing
+        self.compile_backend = compile_backend
+        self._configured = False
+
+    def configure_model(self) -> None:
+        """Prepare the denoiser once; shard what is trained where the strategy has a mesh for it."""
+        if self._configured:
+            return
+        self._configured = True
+        if self.activation_checkpointing:
+            recompute_activations(self.denoiser)
+        if self.compile_backend is not None:
+            compile_blocks(self.denoiser, self.compile_backend)
+        if self.device_mesh is not None:
+            shard((self.denoiser, self.text), self.device_mesh["data_parallel"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Float[Tensor, ""]:
         generator = rng.stream(
