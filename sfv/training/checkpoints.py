@@ -67,7 +67,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write this process's shards of named tensors; every process of the group calls it."""
     # Without a process group there is one process, which writes all.
     single = not torch.distributed.is_initialized()
-    dcp.save(dict(tensors), storage_writer=FileSystemWriter(folder), no_dist=single)
+    dcp.save(dict(tensors), storage_writer=_Writer(folder), no_dist=single)
 
 
 def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -158,6 +158,13 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+class _Writer(FileSystemWriter):
+    """PyTorch's writer, but the index does not name the folder of this machine that it lay in."""
+
+    def storage_meta(self) -> None:
+        return None
 
 
 class _IndexOnly(pickle.Unpickler):

@@ -92,7 +92,12 @@ def make_sample(
     return Sample(meta, encode_latents(torch.randn(shape, generator=stream(0, "latents", key))))
 
 
-def make_learner(data: Data, codec: PCAPatchCodec | None = None, **changes: Any) -> SlowLearner:
+def make_learner(
+    data: Data,
+    codec: PCAPatchCodec | None = None,
+    cls: type[SlowLearner] = SlowLearner,
+    **changes: Any,
+) -> SlowLearner:
     """A tiny slow learner with f_p = 3 for shards with chunks of 2 frames."""
     codec = codec or PCAPatchCodec.load(data.codec)
     settings: dict[str, Any] = {
@@ -102,7 +107,7 @@ def make_learner(data: Data, codec: PCAPatchCodec | None = None, **changes: Any)
         "seed": 7,
         **changes,
     }
-    return SlowLearner(
+    return cls(
         VideoUNet("tiny", latent_channels=codec.latent_channels, text_dim=6),
         codec,
         ActionTable(ACTIONS, text_dim=6),

@@ -1,6 +1,6 @@
 """What the processes of `tests.training.ranks` do."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from sfv.models.temporal_lora import TemporalLoRA
 from sfv.training.checkpoints import FileOrFolder
 from sfv.training.ema import EMA
 from sfv.training.sharded_strategy import ShardedStrategy
-from sfv.training.sharding import gathered, sharded_modules, whole
+from sfv.training.sharding import gathered, sharded_modules, whole, whole_tensor
 from sfv.training.slow import SlowLearner
 from tests.training.make import (
     ACTIONS,
@@ -41,11 +41,12 @@ def strategy(kind: Kind) -> Any:
 
 
 def adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-3)
+    """Its large eps keeps rounding of tiny gradients from becoming whole steps."""
+    return torch.optim.Adam(parameters, lr=1e-3, eps=1e-3)
 
 
 def fused(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    return torch.optim.Adam(parameters, lr=1e-3, eps=1e-3, fused=True)
 
 
 class Record(pl.Callback):
@@ -54,6 +55,10 @@ class Record(pl.Callback):
     def __init__(self) -> None:
         self.batches: list[dict[str, Any]] = []
         self.losses: list[float] = []
+        self.scores: list[float] = []
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        self.scores.append(trainer.callback_metrics["val/loss"].item())
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.batches.append(batch)
@@ -93,3 +98,69 @@ def slow(run: Run) -> dict[str, Any]:
         "weights": weights,
         "shards": shards,
     }
+
+
+class Same(SlowLearner):
+    """Every rank sees the same batch and noise, so that numbers do not depend on how many there are."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        generator = rng.stream(0, "same", self.global_step, batch_idx)
+        latents = torch.randn(2, 5, 5, 4, 6, generator=generator)
+        loss = self._loss({"latents": latents}, ["", ACTIONS[self.global_step % 4]], generator)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        generator = rng.stream(0, "same-val", batch_idx)
+        latents = torch.randn(2, 5, 5, 4, 6, generator=generator)
+        self.log("val/loss", self._loss({"latents": latents}, ["", ""], generator), sync_dist=True)
+
+
+def same_batches(run: Run) -> dict[str, Any]:
+    """Train on batches that are the same everywhere; keep a checkpoint of each step, average, validate."""
+    learner = make_learner(run.data, optimizer=run.optimizer, cls=Same, **(run.learner or {}))
+    record, average = Record(), EMA(decay=0.5)
+    checkpoint = ModelCheckpoint(
+        run.folder / "checkpoints", filename="newest", every_n_train_steps=2,
+        enable_version_counter=False,
+    )  # fmt: skip
+    trainer = make_trainer(
+        run.steps, [record, checkpoint, *([average] if run.ema else [])],
+        strategy=strategy(run.kind), devices=run.world, enable_checkpointing=True,
+        limit_val_batches=1, val_check_interval=2, **(run.trainer or {}),
+    )  # fmt: skip
+    if run.kind in ("one", "ddp"):
+        trainer.strategy.checkpoint_io = FileOrFolder()
+    start = Start(run)
+    trainer.callbacks.append(start)
+    loader = torch.utils.data.DataLoader(range(100))
+    trainer.fit(learner, loader, loader, ckpt_path=run.resume, weights_only=True)
+    found = {"losses": record.losses, "start": start.moments, "scores": record.scores}
+    if run.resume is None:
+        found["optimizer"] = moments(trainer)
+    with whole(learner, keep=trainer.is_global_zero):
+        if trainer.is_global_zero:
+            found["weights"] = weights_of(learner)
+            learner.world_model.save(run.folder / "model")
+    return found
+
+
+class Start(pl.Callback):
+    """What the optimiser of an unsharded run starts from."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.moments = run, []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.run.kind == "one":
+            self.moments = moments(trainer)
+
+
+def moments(trainer: pl.Trainer) -> list[dict[str, Tensor]]:
+    """What the optimiser has gathered for each weight, in its order."""
+    (optimizer,) = trainer.optimizers
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return [
+        {slot: whole_tensor(value).clone() for slot, value in optimizer.state[p].items()}
+        for p in parameters
+        if p in optimizer.state
+    ]
