@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfv import rng
 from sfv.fast.learner import FastLearner, FastSettings
+from sfv.models.adapter_folder import write_adapter
 from sfv.models.temporal_lora import TemporalLoRA
 from sfv.training.checkpoints import FileOrFolder
 from sfv.training.ema import EMA
@@ -126,7 +127,7 @@ def same_batches(run: Run) -> dict[str, Any]:
     trainer = make_trainer(
         run.steps, [record, checkpoint, *([average] if run.ema else [])],
         strategy=strategy(run.kind), devices=run.world, enable_checkpointing=True,
-        limit_val_batches=1, val_check_interval=2, **(run.trainer or {}),
+        limit_val_batches=1, val_check_interval=1, **(run.trainer or {}),
     )  # fmt: skip
     if run.kind in ("one", "ddp"):
         trainer.strategy.checkpoint_io = FileOrFolder()
@@ -164,3 +165,71 @@ def moments(trainer: pl.Trainer) -> list[dict[str, Tensor]]:
         for p in parameters
         if p in optimizer.state
     ]
+
+
+def own_batch(step: int, rank: int) -> tuple[dict[str, Any], list[str], torch.Generator]:
+    """What a rank learns slowly: another batch on each."""
+    generator = rng.stream(0, "own", step, rank)
+    latents = torch.randn(1, 5, 5, 4, 6, generator=generator)
+    return {"latents": latents}, [ACTIONS[rank]], generator
+
+
+class Own(SlowLearner):
+    """Each rank has a batch of its own."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._loss(*own_batch(self.global_step, self.global_rank))
+
+
+FAST_STEPS = ((0, 3), (2, 1))
+"""How often each rank learns its pair, before each of two slow steps."""
+
+
+def make_fast(learner: SlowLearner) -> tuple[FastLearner, TemporalLoRA]:
+    """Plain gradient descent on Θ, which keeps the scale of rounding."""
+    lora = TemporalLoRA(learner.denoiser, r=2, alpha=2.0)
+    settings = FastSettings(num_steps=1, learning_rate=0.5, optimizer="sgd")
+    fast = FastLearner(learner.denoiser, lora, learner.schedule, learner.text, 3, settings)
+    return fast, lora
+
+
+def fast_pair(rank: int) -> Tensor:
+    return torch.randn(1, 5, 5, 4, 6, generator=rng.stream(0, "pair", rank))
+
+
+class FastPhases(pl.Callback):
+    """Each rank learns its own memory, unequally often, then hands it to the slow step."""
+
+    def __init__(self, learner: SlowLearner) -> None:
+        self.fast, self.lora = make_fast(learner)
+        self.memory: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.memory = self.fast.fresh(f"episode-{trainer.global_rank}")
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        rank = trainer.global_rank
+        with gathered(pl_module):
+            for _ in range(FAST_STEPS[trainer.global_step][rank]):
+                self.fast.learn([self.memory], fast_pair(rank), [""])
+        self.lora.activate(self.memory.theta[None])
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.lora.activate(None)
+
+
+def slow_fast(run: Run) -> dict[str, Any]:
+    """Two fast phases with a slow step after each; rank 0 saves the model and exports its memory."""
+    learner = make_learner(run.data, optimizer=run.optimizer, cls=Own, **(run.learner or {}))
+    phases, record = FastPhases(learner), Record()
+    trainer = make_trainer(2, [record, phases], strategy=strategy(run.kind), devices=run.world)
+    trainer.fit(learner, torch.utils.data.DataLoader(range(9)))
+    theta, lora = phases.memory.theta, phases.lora
+    found = {"losses": record.losses, "theta": theta, "names": sorted(learner.state_dict())}
+    with whole(learner, keep=trainer.is_global_zero):
+        if trainer.is_global_zero:
+            found["weights"] = weights_of(learner)
+            learner.world_model.save(run.folder / "model")
+            names = [layer.name for layer in lora.layers]
+            write_adapter(run.folder / "adapter", names, lora.state(theta), lora.r, lora.alpha)
+    return found
