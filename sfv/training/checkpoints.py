@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Metadata
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from sfv.training.state_names import GROUPS, OPTIMIZER, numbered, optimizer_state, split_names
 
@@ -67,7 +69,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write this process's shards of named tensors; every process of the group calls it."""
     # Without a process group there is one process, which writes all.
     single = not torch.distributed.is_initialized()
-    dcp.save(dict(tensors), storage_writer=_Writer(folder), no_dist=single)
+    save(dict(tensors), storage_writer=_Writer(folder), no_dist=single)
 
 
 def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -84,7 +86,7 @@ def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
                 f"{folder} has another shape than this model: {name} is {there} there and "
                 f"{tuple(tensor.shape)} here. Use the preset and settings it was trained with"
             )
-    dcp.load(dict(tensors), storage_reader=_SafeReader(folder), no_dist=True)
+    load(dict(tensors), storage_reader=_SafeReader(folder), no_dist=True)
 
 
 def stored_sizes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -182,7 +184,7 @@ class _SafeReader(FileSystemReader):
         try:
             with path.open("rb") as file:
                 metadata: Metadata = _IndexOnly(file).load()
-            metadata.storage_meta = metadata.storage_meta or dcp.metadata.StorageMeta()
+            metadata.storage_meta = metadata.storage_meta or StorageMeta()
             metadata.storage_meta.load_id = self.load_id
         except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(

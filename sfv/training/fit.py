@@ -14,7 +14,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.report.tensorboard import log_hparams
@@ -122,7 +121,7 @@ def fit(args: Sequence[str]) -> None:
     out = Path(cli.config.out)
     config = cli.parser.dump(cli.config, skip_link_targets=False)
     check_strategy(cli.trainer)
-    if rank_zero_only.rank == 0:  # the others would find it half made
+    if cli.trainer.is_global_zero:  # the others would find it half made
         open_run_folder(out, config)
     train(
         cli.trainer,

@@ -89,7 +89,7 @@ def whole(module: nn.Module, keep: bool) -> Iterator[None]:
         for name, parameter in child.named_parameters(recurse=False)
         if isinstance(parameter, DTensor)
     ]
-    classes = [(child, type(child)) for child in sharded_modules(module)]
+    classes: list[tuple[Any, Any]] = [(child, type(child)) for child in sharded_modules(module)]
     plain = {id(shards): whole_tensor(shards, keep) for _, _, shards in places}
     try:
         if keep:
@@ -97,12 +97,12 @@ def whole(module: nn.Module, keep: bool) -> Iterator[None]:
                 taken = plain[id(shards)]
                 assert taken is not None
                 child.register_parameter(name, nn.Parameter(taken, shards.requires_grad))
-            for child, changed in classes:
-                child.__class__ = _class_before(changed)
+            for part, changed in classes:
+                part.__class__ = _class_before(changed)
         yield
     finally:
-        for child, changed in classes:
-            child.__class__ = changed
+        for part, changed in classes:
+            part.__class__ = changed
         for child, name, shards in places:
             child.register_parameter(name, shards)
 

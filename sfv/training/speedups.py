@@ -26,7 +26,7 @@ def recompute_activations(denoiser: nn.Module) -> None:
             "video U-Net (resnets, attentions, ...); switch it off"
         )
     for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def compile_blocks(denoiser: nn.Module, backend: str) -> None:

@@ -123,7 +123,7 @@ def test_a_typo_or_a_wrong_type_says_what_is_allowed(config_data, capsys, argume
         ("batch_size: 4", "batchsize: 4", ["batchsize"]),
         ("num_context: 8", "num_context: eight", ["num_context", "eight", "int"]),
         ("preset: tiny", "preset: tinny", ["preset", "tiny", "small", "modelscope"]),
-        ("callbacks.EMAWeightAveraging", "callbacks.EMA", ["callbacks.EMA"]),
+        ("training.ema.EMA", "training.ema.EMU", ["training.ema.EMU"]),
     ],
 )
 def test_a_typo_inside_the_file_says_what_is_allowed(config_data, capsys, tmp_path, old, new, said):
@@ -200,11 +200,10 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_stays(config_data, tmp_pa
 
 
 def test_the_model_of_a_run_holds_the_averaged_weights(run):
-    """Lightning's checkpoint has the average under `state_dict`."""
     state = torch.load(run / "checkpoints" / "newest.ckpt", weights_only=True)
     saved = WorldModel.load(run / "model").denoiser.state_dict()
-    averaged = {name: state["state_dict"][f"denoiser.{name}"] for name in saved}
-    current = {name: state["current_model_state"][f"denoiser.{name}"] for name in saved}
+    averaged = {name: state["averaged_state"][f"denoiser.{name}"] for name in saved}
+    current = {name: state["state_dict"][f"denoiser.{name}"] for name in saved}
     assert same(saved, averaged)
     assert not same(saved, current)
 
