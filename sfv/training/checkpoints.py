@@ -10,6 +10,7 @@ is limited to plain values, and everything else is refused.
 
 import pickle
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write this process's shards of named tensors; every process of the group calls it."""
     # Without a process group there is one process, which writes all.
     single = not torch.distributed.is_initialized()
-    save(dict(tensors), storage_writer=_Writer(folder), no_dist=single)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        save(dict(tensors), storage_writer=_Writer(folder), no_dist=single)
 
 
 def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -86,7 +89,10 @@ def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
                 f"{folder} has another shape than this model: {name} is {there} there and "
                 f"{tuple(tensor.shape)} here. Use the preset and settings it was trained with"
             )
-    load(dict(tensors), storage_reader=_SafeReader(folder), no_dist=True)
+    with warnings.catch_warnings():
+        # Each process reads by itself what the index says it needs.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load(dict(tensors), storage_reader=_SafeReader(folder), no_dist=True)
 
 
 def stored_sizes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:

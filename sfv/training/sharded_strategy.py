@@ -1,5 +1,6 @@
 """FSDP2 as a Lightning strategy: a shard of Φ, its gradients and its optimiser state on each process."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ class ShardedStrategy(ModelParallelStrategy):
     def setup_environment(self) -> None:
         """Give every process of every node a part of the data and of the weights."""
         self._data_parallel_size = self.num_nodes * self.num_processes
+        # Blocks of diffusers return views; nothing here writes into them, which is what it warns of.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         super().setup_environment()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:

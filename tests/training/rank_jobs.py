@@ -14,11 +14,13 @@ from sfv import rng
 from sfv.fast.learner import FastLearner, FastSettings
 from sfv.models.adapter_folder import write_adapter
 from sfv.models.temporal_lora import TemporalLoRA
+from sfv.training import speedups
 from sfv.training.checkpoints import FileOrFolder
 from sfv.training.ema import EMA
 from sfv.training.sharded_strategy import ShardedStrategy
 from sfv.training.sharding import gathered, sharded_modules, whole, whole_tensor
 from sfv.training.slow import SlowLearner
+from sfv.training.speedups import compile_blocks, recompute_activations
 from tests.training.make import (
     ACTIONS,
     Data,
@@ -232,4 +234,35 @@ def slow_fast(run: Run) -> dict[str, Any]:
             learner.world_model.save(run.folder / "model")
             names = [layer.name for layer in lora.layers]
             write_adapter(run.folder / "adapter", names, lora.state(theta), lora.r, lora.alpha)
+    return found
+
+
+def gradients(learner: SlowLearner, lora: TemporalLoRA, theta: Tensor | None) -> Any:
+    """Of the slow loss through a Θ."""
+    learner.zero_grad()
+    with lora.use(theta):
+        learner._loss(*own_batch(0, 0)).backward()
+    return {name: p.grad.clone() for name, p in learner.named_parameters() if p.requires_grad}
+
+
+def learned(learner: SlowLearner) -> Any:
+    """Gradients without and with Θ, and Θ after fast learning."""
+    fast, lora = make_fast(learner)
+    memory = fast.fresh("episode")
+    for _ in range(2):
+        fast.learn([memory], fast_pair(0), [""])
+    theta = memory.theta[None]
+    return gradients(learner, lora, None), gradients(learner, lora, theta), memory.theta
+
+
+def compiled(data: Data) -> Any:
+    """Both at once, in one block of the eight: tracing all of them takes minutes."""
+    learner = make_learner(data)
+    names = sorted(learner.state_dict())
+    recompute_activations(learner.denoiser)
+    speedups.blocks_of = lambda denoiser: [denoiser.unet.mid_block]
+    compile_blocks(learner.denoiser, "eager")
+    found = learned(learner)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert sorted(learner.state_dict()) == names
     return found

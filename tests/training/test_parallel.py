@@ -15,6 +15,7 @@ from tests.training.rank_jobs import (
     Run,
     adam,
     fast_pair,
+    fused,
     make_fast,
     own_batch,
     same_batches,
@@ -103,6 +104,32 @@ def test_a_run_of_two_ranks_goes_on_with_one_and_with_four(data, tmp_path, kind)
 
 def parts(weights, start):
     return {n.removeprefix(start): w for n, w in weights.items() if n.startswith(start)}
+
+
+SETTINGS = [
+    ({"trainer": {"precision": "bf16-mixed"}}, {}),
+    (
+        {"trainer": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1}},
+        {
+            "optimizer": fused,
+            "learner": {"activation_checkpointing": True},
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("shared", "sharded"), SETTINGS, ids=["bf16", "all-others"])
+def test_settings_of_two_ranks_with_shards_change_no_number(data, tmp_path, shared, sharded):
+    """Against one process; what only saves time or memory is on in the sharded run alone."""
+    one = same_batches(Run(data, "one", 1, 2, tmp_path / "one", **shared))
+    two = Run(data, "folder", 2, 2, tmp_path / "two", **shared, **sharded)
+    for rank in on_ranks(2, same_batches, tmp_path / "out", two):
+        assert rank["losses"] == pytest.approx(one["losses"], rel=1e-5)
+    assert len(one["losses"]) == (4 if "accumulate_grad_batches" in shared["trainer"] else 2)
+    close(
+        WorldModel.load(tmp_path / "two" / "model").denoiser.state_dict(),
+        parts(one["weights"], "denoiser."),
+    )
 
 
 def one_process(data):
