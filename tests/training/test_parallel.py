@@ -107,29 +107,31 @@ def parts(weights, start):
 
 
 SETTINGS = [
-    ({"trainer": {"precision": "bf16-mixed"}}, {}),
+    ({"trainer": {"precision": "bf16-mixed"}}, {}, 1e-3),
     (
         {"trainer": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1}},
         {
             "optimizer": fused,
             "learner": {"activation_checkpointing": True},
         },
+        1e-5,
     ),
 ]
 
 
-@pytest.mark.parametrize(("shared", "sharded"), SETTINGS, ids=["bf16", "all-others"])
-def test_settings_of_two_ranks_with_shards_change_no_number(data, tmp_path, shared, sharded):
-    """Against one process; what only saves time or memory is on in the sharded run alone."""
+@pytest.mark.parametrize(("shared", "sharded", "rtol"), SETTINGS, ids=["bf16", "all-others"])
+def test_two_ranks_with_shards_and_these_settings_learn_what_one_process_learns(
+    data, tmp_path, shared, sharded, rtol
+):
+    """What only saves time or memory is on in the sharded run alone; bfloat16 sums in another order."""
     one = same_batches(Run(data, "one", 1, 2, tmp_path / "one", **shared))
     two = Run(data, "folder", 2, 2, tmp_path / "two", **shared, **sharded)
     for rank in on_ranks(2, same_batches, tmp_path / "out", two):
-        assert rank["losses"] == pytest.approx(one["losses"], rel=1e-5)
+        assert rank["losses"] == pytest.approx(one["losses"], rel=rtol)
     assert len(one["losses"]) == (4 if "accumulate_grad_batches" in shared["trainer"] else 2)
-    close(
-        WorldModel.load(tmp_path / "two" / "model").denoiser.state_dict(),
-        parts(one["weights"], "denoiser."),
-    )
+    saved = WorldModel.load(tmp_path / "two" / "model").denoiser.state_dict()
+    for name, weight in parts(one["weights"], "denoiser.").items():
+        torch.testing.assert_close(saved[name], weight, rtol=1e-5, atol=rtol / 3)
 
 
 def one_process(data):
