@@ -7,6 +7,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 
 import sfv
@@ -14,6 +15,7 @@ from sfv.files import claim_folder, write_bytes, write_json
 from sfv.training.checkpoints import newest_complete
 
 CONFIG = "config.yaml"
+MACHINES = ("accelerator", "devices", "num_nodes", "strategy")
 
 
 def open_run_folder(folder: Path, config: str) -> None:
@@ -21,7 +23,8 @@ def open_run_folder(folder: Path, config: str) -> None:
 
     Args:
         folder: where the run lives.
-        config: the resolved configuration as YAML.
+        config: the resolved configuration as YAML. What says only which machines compute (devices, nodes,
+            accelerator, strategy) may change over the life of a run.
 
     Raises:
         FileExistsError: the folder belongs to another run, or is no run folder; the message names the
@@ -30,7 +33,7 @@ def open_run_folder(folder: Path, config: str) -> None:
     claim_folder(folder, CONFIG, "a run folder")
     path = folder / CONFIG
     if path.exists():
-        difference = first_difference(path.read_text(), config)
+        difference = first_difference(_of_the_run(path.read_text()), _of_the_run(config))
         if difference:
             raise FileExistsError(
                 f"{folder} belongs to another run: its config.yaml differs ({difference}). "
@@ -42,6 +45,14 @@ def open_run_folder(folder: Path, config: str) -> None:
     write_bytes(folder / "git.txt", commit.encode())
     write_bytes(folder / "git.diff", diff.encode())
     write_bytes(path, config.encode())
+
+
+def _of_the_run(config: str) -> str:
+    """A config without what says only which machines compute."""
+    content: Any = OmegaConf.create(config)
+    for name in MACHINES:
+        content.get("trainer", {}).pop(name, None)
+    return OmegaConf.to_yaml(content)
 
 
 def first_difference(old: str, new: str) -> str:

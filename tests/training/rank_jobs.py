@@ -11,6 +11,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from sfv import rng
+from sfv.cli import main
 from sfv.fast.learner import FastLearner, FastSettings
 from sfv.models.adapter_folder import write_adapter
 from sfv.models.temporal_lora import TemporalLoRA
@@ -266,3 +267,7 @@ def compiled(data: Data) -> Any:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert sorted(learner.state_dict()) == names
     return found
+
+
+def sfv_fit(arguments: list[str]) -> None:
+    assert main(["fit", *arguments]) == 0

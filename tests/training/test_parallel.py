@@ -6,6 +6,7 @@ from diffusers import UNet3DConditionModel
 from peft import PeftModel
 
 from sfv import rng
+from sfv.cli import main
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
 from sfv.models.world_model import WorldModel
 from sfv.training.run_folder import newest_checkpoint
@@ -19,11 +20,22 @@ from tests.training.rank_jobs import (
     make_fast,
     own_batch,
     same_batches,
+    sfv_fit,
     slow,
     slow_fast,
 )
 from tests.training.ranks import on_ranks
+from tests.training.test_fit import TINY, flags
 
+QUICK = [
+    "--checkpoint_every=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.val_check_interval=1",
+    "--trainer.limit_val_batches=1",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.enable_progress_bar=false",
+    "--data.batch_size=1",
+]
 pytestmark = pytest.mark.slow
 STEPS = 2
 
@@ -132,6 +144,19 @@ def test_two_ranks_with_shards_and_these_settings_learn_what_one_process_learns(
     saved = WorldModel.load(tmp_path / "two" / "model").denoiser.state_dict()
     for name, weight in parts(one["weights"], "denoiser.").items():
         torch.testing.assert_close(saved[name], weight, rtol=1e-5, atol=rtol / 3)
+
+
+def test_sfv_fit_goes_on_in_one_process_with_what_two_began(config_data, tmp_path):
+    out = tmp_path / "run"
+    config = TINY.with_name("tiny_fsdp.yaml")
+    command = [*flags(config_data, config), f"--out={out}", *QUICK]
+    on_ranks(2, sfv_fit, tmp_path / "began", [*command, "--trainer.max_steps=2"])
+    assert newest_checkpoint(out).is_dir()
+    began = WorldModel.load(out / "model").denoiser.state_dict()
+    alone = ["--trainer.devices=1", "--trainer.strategy=auto"]
+    assert main(["fit", *command, "--trainer.max_steps=2", *alone]) == 0
+    close(WorldModel.load(out / "model").denoiser.state_dict(), began)
+    assert main(["fit", *command, "--trainer.max_steps=2", *alone, "--model.text_dropout=0.2"]) == 2
 
 
 def one_process(data):
