@@ -87,8 +87,8 @@ def close(a, b):
         torch.testing.assert_close(value, b[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_a_run_of_two_ranks_goes_on_with_one_and_with_four(data, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "worlds"), [("folder", (1, 4)), ("file", (4,))])
+def test_a_run_of_two_ranks_goes_on_with_one_and_with_four(data, tmp_path, kind, worlds):
     """Also in one process without any shards; weights, moments and the losses that follow are the same."""
     first = on_ranks(
         2, same_batches, tmp_path / "first", Run(data, kind, 2, 2, tmp_path / "run", ema=True)
@@ -97,7 +97,7 @@ def test_a_run_of_two_ranks_goes_on_with_one_and_with_four(data, tmp_path, kind)
     assert saved.is_dir() == (kind == "folder")
     straight = same_batches(Run(data, "one", 1, 3, tmp_path / "straight", ema=True))
     assert first[0]["losses"] == pytest.approx(straight["losses"][:2], rel=1e-5)
-    for world, how in ((1, "one"), (1, kind), (4, kind)):
+    for world, how in ((1, "one"), *((world, kind) for world in worlds)):
         out = tmp_path / f"{how}-{world}"
         run = Run(data, how, world, 3, out, resume=saved, ema=True)
         rest = (
