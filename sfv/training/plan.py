@@ -126,6 +126,11 @@ class Plan:
         """Micro-batches of a slow step."""
         return int(self.config.trainer.accumulate_grad_batches)
 
+    @property
+    def max_steps(self) -> int:
+        """Slow steps of the run."""
+        return int(self.config.trainer.max_steps)
+
     def learner(self) -> SlowLearner:
         """The learner on the meta device, with stand-ins for what is frozen."""
         model = self.config.model.clone()
