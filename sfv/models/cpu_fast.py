@@ -106,7 +106,11 @@ def use_stock_layers(unet: UNet3DConditionModel) -> None:
         for name, child in parent.named_children():
             if isinstance(child, TemporalConv):
                 stock = nn.Conv3d(
-                    child.in_channels, child.out_channels, (3, 1, 1), padding=(1, 0, 0), device="meta"
+                    child.in_channels,
+                    child.out_channels,
+                    (3, 1, 1),
+                    padding=(1, 0, 0),
+                    device="meta",
                 )
                 stock.weight, stock.bias = child.weight, child.bias
                 setattr(parent, name, stock)

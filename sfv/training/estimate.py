@@ -43,9 +43,9 @@ def parser() -> argparse.ArgumentParser:
         prog="sfv estimate",
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Memory of one GPU, compute and days of a config of `sfv fit`. The real training step runs "
-        "on tensors without memory, so neither GPU nor data nor weights are needed. Options of `sfv fit` change "
-        "the config: --data.batch_size 1, --slow_fast.episodes_at_once 1.",
+        description="Memory of one GPU, compute and days of a config of `sfv fit`. The real training step "
+        "runs on tensors without memory, so neither GPU nor data nor weights are needed. Options of "
+        "`sfv fit` change the config: --data.batch_size 1, --slow_fast.episodes_at_once 1.",
     )
     p.add_argument("--config", required=True, help="YAML of a run")
     p.add_argument("--gpus", type=int, default=1, help="processes, one GPU each")

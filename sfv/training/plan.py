@@ -267,7 +267,7 @@ def _tokens_of(text: Namespace) -> int:
     if name == "TextTable" and Path(given.file).is_file():
         from sfv.models.text_table import TextTable
 
-        return TextTable(given.file).num_tokens
+        return int(TextTable(given.file).num_tokens)
     return int(given.get("max_tokens") or 77)
 
 

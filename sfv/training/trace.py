@@ -1,7 +1,7 @@
 """One training step on tensors that have shapes but no memory: live bytes and floating-point operations.
 
-The step is Lightning's own, with the real learner, optimiser and precision, under `FakeTensorMode`; so nothing
-that the step keeps can be forgotten, and a model of any size is traced in seconds to a minute.
+The step is Lightning's own, with the real learner, optimiser and precision, under `FakeTensorMode`; so
+nothing that the step keeps can be forgotten, and a model of any size is traced in seconds to a minute.
 """
 
 import re
@@ -33,14 +33,14 @@ _BLOCK = re.compile(r"(^|\.)(transformer_in|mid_block|(down|up)_blocks\.\d+)$")
 _aten = torch.ops.aten
 
 
-class Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of storages that live, their peak, and operations, of what runs inside.
 
     It works on fake and on real tensors. Scratch memory inside a kernel is not seen.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = self.flops = 0
         self.gradients = self.gradients_at_peak = 0
         self._known: set[int] = set()
@@ -66,7 +66,7 @@ class Meter(TorchDispatchMode):
         """Count as `gradients` what the backward pass leaves on a module's parameters."""
         for parameter in module.parameters():
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._has_gradient)
+                parameter.register_post_accumulate_grad_hook(self._has_gradient)  # type: ignore[no-untyped-call]
 
     def _has_gradient(self, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -102,9 +102,11 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     """Operations of matrix products, convolutions and attention, as PyTorch's counter counts them."""
     packet = func._overloadpacket
     if packet is _aten._scaled_dot_product_flash_attention_for_cpu:
-        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+        shapes = [tensor.shape for tensor in args[:3]]
+        return int(sdpa_flop_count(*shapes))  # type: ignore[no-untyped-call]
     if packet is _aten._scaled_dot_product_flash_attention_for_cpu_backward:
-        return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))
+        shapes = [tensor.shape for tensor in args[:4]]
+        return int(sdpa_backward_flop_count(*shapes))  # type: ignore[no-untyped-call]
     count = flop_registry.get(packet)
     return 0 if count is None else int(count(*args, **kwargs, out_val=output))
 
@@ -296,7 +298,7 @@ def trace_slow(
 def _stay_put(module: nn.Module) -> None:
     """Lightning moves the module when it starts and ends, but fake weights lie nowhere."""
     stay = MethodType(lambda module, *place: module, module)  # bound, so that a copy returns itself
-    module.to = module.cpu = stay  # type: ignore[method-assign, assignment]
+    module.to = module.cpu = stay  # type: ignore[method-assign]
 
 
 def largest_block(module: nn.Module) -> int:
