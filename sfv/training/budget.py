@@ -9,7 +9,6 @@ from sfv.training.trace_fast import FastTrace
 
 Strategy = Literal["ddp", "fsdp"]
 Rows = dict[str, int]
-_DAY = 86400
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,11 @@ class Budget:
         rows = {
             "weights": slow.trained // shards + slow.parameters - slow.trained,
             "optimiser state": slow.optimizer // shards,
-            "average of the weights": slow.other // shards,
+            "average of the weights, batch": slow.other // shards,
             "frozen codec and text encoder": self.plan.frozen,
             "DDP's copy of the gradients": 0 if self._is_sharded else self._buckets,
         }
-        return {name: size for name, size in rows.items() if size >= 2**20}
+        return {name: size for name, size in rows.items() if size}
 
     def phases(self) -> dict[str, Rows]:
         """What each phase needs besides, at its largest moment."""
@@ -80,14 +79,14 @@ class Budget:
             fast = self.fast.flops(loop.fast.num_steps)
         return (self.slow.flops + fast) * self.plan.accumulate
 
-    def days(self, peak: float | int, utilisation: float | int) -> float:
+    def hours(self, peak: float | int, utilisation: float | int) -> float:
         """Of the whole run, without loading, validation and checkpoints.
 
         Args:
             peak: TFLOP/s of a GPU.
             utilisation: the share of it that is reached, 0 to 1.
         """
-        return self.plan.max_steps * self.flops() / (peak * 1e12 * utilisation) / _DAY
+        return self.plan.max_steps * self.flops() / (peak * 1e12 * utilisation) / 3600
 
     @property
     def _is_sharded(self) -> bool:

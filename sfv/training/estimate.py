@@ -134,6 +134,11 @@ def describe(budget: Budget, options: argparse.Namespace) -> str:
     """The report, as text."""
     plan, largest = budget.plan, budget.largest()
     rows = {**budget.kept(), **{n: s for n, s in budget.phases()[largest].items() if s}}
+    rows = {
+        name: size
+        for name, size in rows.items()
+        if size >= 0.005 * _GIB or size > budget.peak() / 100
+    }
     peak, reserve = budget.peak() / _GIB, options.reserve
     fits = peak + reserve <= options.memory
     others = ", ".join(
@@ -192,7 +197,7 @@ def changes(plan: Plan) -> list[list[str]]:
 
 
 def as_json(budget: Budget, options: argparse.Namespace) -> dict[str, object]:
-    """The numbers, in bytes, floating-point operations and days."""
+    """The numbers, in bytes, floating-point operations and hours."""
     return {
         "kept": budget.kept(),
         "phases": budget.phases(),
@@ -200,7 +205,7 @@ def as_json(budget: Budget, options: argparse.Namespace) -> dict[str, object]:
         "replay": budget.replay(),
         "flops": budget.flops(),
         "max_steps": budget.plan.max_steps,
-        "days": budget.days(options.peak, options.utilisation),
+        "hours": budget.hours(options.peak, options.utilisation),
     }
 
 
@@ -220,11 +225,11 @@ def _compute_lines(budget: Budget, options: argparse.Namespace) -> list[str]:
     slow = budget.slow.flops * budget.plan.accumulate / 1e12
     extra = budget.flops() / 1e12 - slow
     fast = f" + {extra:.3g} of fast learning" if extra else ""
-    days = budget.days(options.peak, options.utilisation)
+    hours = budget.hours(options.peak, options.utilisation)
     return [
         f"compute, a slow step on one GPU: {slow:.3g} TFLOP{fast}",
         f"{budget.plan.max_steps} slow steps at {options.utilisation:.0%} of {options.peak:g} TFLOP/s: "
-        f"{days:.3g} days, without loading, validation and checkpoints",
+        f"{hours:.3g} hours ({hours / 24:.2g} days), without loading, validation and checkpoints",
     ]
 
 
