@@ -292,8 +292,8 @@ def video_index(where: str | Path) -> ShardIndex:
     index = find_shards(where)
     if index.kind == "latents":
         raise ShardError(
-            f"{where}: the shards hold latents, but data.read is video: set data.read to latents, or give the "
-            "shards that they were encoded from"
+            f"{where}: the shards hold latents, but data.read is video: set data.read to latents, or "
+            "give the shards that they were encoded from"
         )
     return index
 

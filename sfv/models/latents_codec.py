@@ -20,7 +20,8 @@ class LatentsCodec(nn.Module):
     and decodes.
 
     Args:
-        file: `codec.json`, which `python -m data_tools.encode_latents --codec klvae` writes beside the latents.
+        file: `codec.json`, which `python -m data_tools.encode_latents --codec klvae` writes beside the
+            latents.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -46,8 +47,8 @@ class LatentsCodec(nn.Module):
             self._fingerprint, self._settings = str(known["fingerprint"]), dict(known["settings"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{file} does not describe a codec, or is damaged ({type(error).__name__}: {error}); make it "
-                "again with data_tools.encode_latents"
+                f"{file} does not describe a codec, or is damaged ({type(error).__name__}: {error}); "
+                "make it again with data_tools.encode_latents"
             ) from error
         self._file = path
 

@@ -8,7 +8,8 @@ import pytorch_lightning as pl
 class EncodeVideo(pl.Callback):
     """Turns batches of video into latents with the learner's codec, on the learner's device.
 
-    For `data.read: video`. Encoding costs time in every step; `python -m data_tools.encode_latents` does it once.
+    For `data.read: video`. Encoding costs time in every step; `python -m data_tools.encode_latents` does it
+    once.
     """
 
     def on_train_batch_start(

@@ -101,7 +101,7 @@ def budget_of(config: Sequence[str], options: argparse.Namespace) -> Budget:
     """
     size = None if options.latents is None else (options.latents[0], options.latents[1])
     arguments = [f"--config={options.config}", *config]
-    with _quietly():
+    with quietly():
         plan = read_plan(arguments, options.device, size, options.tokens)
         slow, fast = trace(plan)
     return Budget(plan, slow, fast, options.gpus, options.strategy, options.chunks)
@@ -248,7 +248,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep Lightning's remarks on a training that is none off the screen."""
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""A text-to-video pipeline in the public layout, shrunken, with random weights, written by its own libraries."""
+"""A text-to-video pipeline in the public layout, shrunken, random, written by its own libraries."""
 
 import json
 from dataclasses import asdict
