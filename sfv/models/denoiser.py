@@ -141,6 +141,7 @@ class VideoUNet(nn.Module):
                 )
         self.mask_channel, self.unet = other.mask_channel, other.unet
         self.trained_schedule = other.trained_schedule
+        self.unet.train()  # diffusers loads for inference; dropout would stay off
 
     def _prepare(self) -> None:
         """Speed up on a CPU, and replace the dropout that diffusers fixes at 0.1."""

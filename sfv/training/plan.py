@@ -1,5 +1,6 @@
 """What a config asks of one GPU, read without its data and weights: they need not be there."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +190,8 @@ def read_plan(
         ValueError: the config does not parse, or its denoiser's sizes are not known.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     config = ConfigOnly(
         SlowLearner,
         EpisodeDataModule,

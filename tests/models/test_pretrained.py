@@ -73,6 +73,13 @@ def test_a_name_of_the_hub_is_found_in_the_local_cache_alone(pipeline, tmp_path,
     assert CLIPText(NAME).settings()["folder"] == NAME, "another machine's cache is elsewhere"
 
 
+def test_loaded_weights_are_ready_to_train(pipeline):
+    denoiser = VideoUNet("tiny", CHANNELS, TEXT_DIM, dropout=0.3, weights=str(pipeline))
+    drops = [m for m in denoiser.modules() if isinstance(m, torch.nn.Dropout)]
+    assert drops and all(m.training and m.p == 0.3 for m in drops)
+    assert all(p.requires_grad for p in denoiser.parameters())
+
+
 def test_a_path_is_never_taken_for_a_name(tmp_path):
     assert local_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert local_folder("data/a/b").parts == ("data", "a", "b")
