@@ -7,6 +7,7 @@ real ones on this CPU. The profiler reads the allocator, so it also sees what ke
 """
 
 import argparse
+import gc
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def compare(arguments: list[str]) -> Compared:
         plan = read_plan(found, "cpu", (8, 8))
         run = _slow if plan.slow_fast is None else _fast
         with_shapes = plan.learner()
-        with fake("cpu"):
+        with fake():
             with_shapes.to_empty(device="cpu")
             estimated = run(plan, with_shapes)
         learner = plan.learner().to_empty(device="cpu")
@@ -94,6 +95,7 @@ def compare(arguments: list[str]) -> Compared:
 
 def peak_of(work: Callable[[], Any]) -> int:
     """The most bytes that PyTorch's allocator gave out while `work` ran."""
+    gc.collect()  # what came before would be freed inside, and subtracted
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         work()
     results: Any = found.profiler

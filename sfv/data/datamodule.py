@@ -89,11 +89,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         read: Read = "latents",
     ) -> None:
         super().__init__()
-        if mode == "episodes" and read == "video":
-            raise ValueError(
-                "data.read is video, but the slow-fast loop learns from latents: encode the shards with "
-                "data_tools.encode_latents, and set data.read to latents"
-            )
+        _check_reading(mode, read)
         for name, value in (("batch_size", batch_size), ("shuffle_buffer", shuffle_buffer)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it has to be at least 1")
@@ -173,6 +169,14 @@ class EpisodeDataModule(pl.LightningDataModule):
             self.max_skipped_share,
             pin_memory=torch.cuda.is_available(),
             restart=restart,
+        )
+
+
+def _check_reading(mode: str, read: Read) -> None:
+    if mode == "episodes" and read == "video":
+        raise ValueError(
+            "data.read is video, but the slow-fast loop learns from latents: encode the shards with "
+            "data_tools.encode_latents, and set data.read to latents"
         )
 
 

@@ -48,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
         "`sfv fit` change the config: --data.batch_size 1, --slow_fast.episodes_at_once 1.",
     )
     p.add_argument("--config", required=True, help="YAML of a run")
+    _add_machine(p)
+    _add_sizes(p)
+    p.add_argument("--json", type=Path, help="write the numbers there too, in bytes")
+    return p
+
+
+def _add_machine(p: argparse.ArgumentParser) -> None:
     p.add_argument("--gpus", type=int, default=1, help="processes, one GPU each")
     p.add_argument("--memory", type=float, default=80.0, help="of one GPU, in GiB")
     p.add_argument(
@@ -59,8 +66,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--strategy",
         choices=("ddp", "fsdp"),
-        default="ddp",
-        help="ddp: weights whole on every GPU; fsdp: in shards (FSDP2, block by block)",
+        help="ddp: weights whole on every GPU; fsdp: in shards (FSDP2, block by block); none: the config's",
     )
     p.add_argument(
         "--utilisation", type=float, default=0.4, help="share of --peak that is reached, 0 to 1"
@@ -71,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
         default=989.0,
         help="TFLOP/s of one GPU in the run's precision; 989 is an H100's in bfloat16",
     )
+
+
+def _add_sizes(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--latents",
         type=int,
@@ -88,8 +97,6 @@ def parser() -> argparse.ArgumentParser:
         default="cuda",
         help="whose kernels and precision rules the step follows",
     )
-    p.add_argument("--json", type=Path, help="write the numbers there too, in bytes")
-    return p
 
 
 def budget_of(config: Sequence[str], options: argparse.Namespace) -> Budget:
@@ -104,7 +111,7 @@ def budget_of(config: Sequence[str], options: argparse.Namespace) -> Budget:
     with quietly():
         plan = read_plan(arguments, options.device, size, options.tokens)
         slow, fast = trace(plan)
-    return Budget(plan, slow, fast, options.gpus, options.strategy, options.chunks)
+    return Budget(plan, slow, fast, options.gpus, options.strategy or plan.strategy, options.chunks)
 
 
 def trace(plan: Plan) -> tuple[SlowTrace, FastTrace | None]:
@@ -112,7 +119,7 @@ def trace(plan: Plan) -> tuple[SlowTrace, FastTrace | None]:
     trainer, loop, learner = plan.config.trainer, plan.slow_fast, plan.learner()
     settings = (trainer.precision, plan.accumulate)
     clip = trainer.gradient_clip_val
-    with fake(plan.device):
+    with fake():
         learner.to_empty(device="cpu")
         if loop is None:
             slow = trace_slow(learner, plan.batch, *settings, plan.callbacks(), clip)

@@ -1,10 +1,11 @@
 """What a config asks of one GPU, read without its data and weights: they need not be there."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -21,11 +22,14 @@ from sfv.models.presets import PRESETS
 from sfv.training.fit import FitCLI
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings
-from sfv.training.trace import Device
 
-_PUBLIC_VAE = 334_615_500
-_PUBLIC_CLIP = 1_361_603_584
-"""Bytes in float32 of the frozen parts of ModelScopeT2V: 83.7M and 340.4M weights."""
+Device = Literal["cuda", "cpu"]
+"""Whose kernels and precision rules are followed; the traced tensors themselves lie nowhere."""
+
+_PUBLIC_VAE = 4 * 83_653_863
+_PUBLIC_CLIP = 4 * 340_387_840
+_PUBLIC_FACTOR = 8
+"""Bytes in float32 of the frozen parts of ModelScopeT2V, and pixels of a latent position."""
 
 
 class ConfigOnly(FitCLI):
@@ -128,6 +132,13 @@ class Plan:
         return int(self.config.trainer.accumulate_grad_batches)
 
     @property
+    def strategy(self) -> Literal["ddp", "fsdp"]:
+        """How the config keeps the weights."""
+        given = self.config.trainer.strategy
+        name = (given if isinstance(given, str) else given.class_path).lower()
+        return "fsdp" if re.search("fsdp|shard|modelparallel", name) else "ddp"
+
+    @property
     def max_steps(self) -> int:
         """Slow steps of the run."""
         return int(self.config.trainer.max_steps)
@@ -147,6 +158,7 @@ class Plan:
         if self.device == "cuda":
             if unet is not None:
                 use_stock_layers(unet)
+            _norms_in_float32(learner)
             _use_foreach(learner)
         learner.schedule.alphas_cumprod()  # cached: it must not be computed first where nothing is real
         return learner  # type: ignore[no-any-return]
@@ -209,7 +221,7 @@ def read_plan(
     windows = [(model.num_context, model.num_generated)]
     context, generated = max(windows if loop else data.buckets or windows, key=sum)
     if latent_size is None:
-        (height, width), source = _size_of_shards(data.train, denoiser)
+        (height, width), source = _size_of_shards(data, denoiser)
     else:
         (height, width), source = latent_size, "as given"
     return Plan(
@@ -247,16 +259,18 @@ def _without_weights(denoiser: Namespace) -> dict[str, Any]:
     return given
 
 
-def _size_of_shards(train: Any, denoiser: nn.Module) -> tuple[tuple[int, int], str]:
+def _size_of_shards(data: Namespace, denoiser: nn.Module) -> tuple[tuple[int, int], str]:
     """Height and width of the latents, and where they were found."""
+    train, factor = data.train, _PUBLIC_FACTOR if data.read == "video" else 1
     first = train[0] if isinstance(train, list) else train
     folder = first if isinstance(first, str) else first.index
     if Path(folder.rpartition("/")[0] if folder.endswith(".tar") else folder).is_dir():
         for _, latents in episodes(folder, limit=1):
-            return (latents.shape[-2], latents.shape[-1]), f"of {folder}"
+            height, width = latents.shape[-2:]
+            return (height // factor, width // factor), f"of {folder}"
     if not isinstance(denoiser, VideoUNet):
         raise ValueError(
-            f"{folder} holds no shards whose size could be read; give --latent_size HEIGHT WIDTH"
+            f"{folder} holds no shards whose size could be read; give --latents HEIGHT WIDTH"
         )
     side = PRESETS[denoiser.preset].sample_size
     return (side, side), f"the preset's, for there is no {folder}"
@@ -282,6 +296,17 @@ def _frozen_bytes(part: Namespace, public: int) -> int:
         return 0
     files = list((Path(given.folder) / folders[name]).glob("*.safetensors"))
     return sum(file.stat().st_size for file in files) or public
+
+
+def _norms_in_float32(module: nn.Module) -> None:
+    """Follow CUDA's rule for autocast, which differs from a CPU's."""
+
+    def cast(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return (args[0].float(),) if torch.is_autocast_enabled("cpu") else None
+
+    for child in module.modules():
+        if isinstance(child, nn.GroupNorm | nn.LayerNorm):
+            child.register_forward_pre_hook(cast)
 
 
 def _use_foreach(learner: SlowLearner) -> None:

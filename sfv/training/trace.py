@@ -7,16 +7,15 @@ nothing that the step keeps can be forgotten, and a model of any size is traced 
 import re
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -25,9 +24,6 @@ from torch.utils.flop_counter import (
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
-
-Device = Literal["cuda", "cpu"]
-"""Whose kernels and precision rules are followed; the traced tensors themselves lie nowhere."""
 
 _BLOCK = re.compile(r"(^|\.)(transformer_in|mid_block|(down|up)_blocks\.\d+)$")
 _aten = torch.ops.aten
@@ -132,25 +128,10 @@ def _ones(shape: torch.Size) -> Any:
     return 1.0 if not shape else [_ones(shape[1:]) for _ in range(shape[0])]
 
 
-class CudaPrecision(TorchFunctionMode):
-    """Autocast on a CPU follows CUDA's rule for norms: they compute, and answer, in float32."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func in (F.group_norm, F.layer_norm) and torch.is_autocast_enabled("cpu"):
-            args = tuple(a.float() if isinstance(a, Tensor) else a for a in args)
-        return func(*args, **(kwargs or {}))
-
-
 @contextmanager
-def fake(device: Device) -> Iterator[None]:
-    """Inside, tensors have no memory and compute as on `device`."""
-    with ExitStack() as stack:
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(AnyValue())
-        if device == "cuda":
-            stack.enter_context(CudaPrecision())
+def fake() -> Iterator[None]:
+    """Inside, tensors have no memory."""
+    with FakeTensorMode(allow_non_fake_inputs=True), AnyValue():
         yield
 
 

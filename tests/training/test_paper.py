@@ -1,6 +1,7 @@
 """The paper's configs: its numbers, and its path from a pipeline folder to a trained model, shrunken.
 
-The configs name 1.7B public weights, so here they are parsed, and run with a small folder of the same layout.
+The configs name 1.7B public weights, so here they are parsed, and run with
+a small folder of the same layout.
 """
 
 import shutil
@@ -35,7 +36,7 @@ FOLDER = ROOT / "experiments" / "configs" / "paper"
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """A pipeline, shards of video, latents and texts made with it; and what is left without its VAE and text."""
+    """A pipeline, shards of video, latents and texts made with it; `unet-alone` lacks its VAE and text."""
     root = tmp_path_factory.mktemp("paper")
     pipeline = write_pipeline(root / "pipeline")
     for split, keys in (("train", "abc"), ("val", "d")):
@@ -163,9 +164,9 @@ def test_the_codec_of_latents_says_who_made_them(places, tmp_path):
     codec, real = LatentsCodec(file), KLVAECodec(places / "pipeline")
     assert codec.fingerprint() == real.fingerprint()
     assert (codec.latent_channels, codec.spatial_factor) == (CHANNELS, real.spatial_factor)
-    with pytest.raises(ValueError, match="it cannot decode: set model.codec to KLVAECodec"):
+    with pytest.raises(ValueError, match=r"it cannot decode: set model\.codec to KLVAECodec"):
         codec.decode(torch.zeros(1, CHANNELS, 1, 2, 3))
-    with pytest.raises(FileNotFoundError, match="make it with data_tools.encode_latents"):
+    with pytest.raises(FileNotFoundError, match=r"make it with data_tools\.encode_latents"):
         LatentsCodec(tmp_path / "no.json")
     for wrong in ("{", "{}", file.read_text().replace("codec/1", "codec/9")):
         (tmp_path / "wrong.json").write_text(wrong)
@@ -232,3 +233,11 @@ def test_every_row_of_the_ablations_has_its_config():
     by_fit = {p.stem: yaml.safe_load(p.read_text())["out"] + "/model" for p in FIT}
     assert contents["no_loop"]["model"] == contents["full"]["model"] == by_fit["slow"]
     assert contents["loop"]["model"] == by_fit["slow_fast"]
+
+
+def test_the_size_of_latents_is_found_in_video_too(places):
+    """16 x 24 pixels, eight of them a latent position, as with the public VAE."""
+    config = FOLDER / "slow_from_video.yaml"
+    plan = read_plan([f"--config={config}", f"--data.train={places / 'shards' / 'train'}"])
+    assert plan.latents == (4, 2, 3)
+    assert plan.frozen == 4 * (83_653_863 + 340_387_840)
