@@ -4,7 +4,8 @@
 
 The default fits a PCA patch codec on frames of the training split alone and writes it beside the
 latents as `codec.safetensors`; `--codec-file` uses a codec that was fitted before, `--codec klvae` a
-pretrained VAE. Each latents shard holds the episodes of one video shard.
+pretrained VAE, which `codec.json` beside the latents describes, so that training needs none of its weights.
+Each latents shard holds the episodes of one video shard.
 """
 
 import argparse
@@ -29,9 +30,12 @@ from sfv.data.schema import SPLITS, Encoding
 from sfv.data.shards import Sample, read_shard
 from sfv.data.stages import decode, encode_latents
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
+from sfv.models.latents_codec import write_codec_file
+from sfv.models.pretrained import local_folder
 from sfv.rng import seed_of
 
 CODEC_FILE = "codec.safetensors"
+PRETRAINED_FILE = "codec.json"
 
 
 def fit_codec(
@@ -219,7 +223,7 @@ def codec_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.codec == "klvae":
         if args.codec_folder is None:
             raise ValueError("--codec klvae needs --codec-folder, a diffusers folder with vae/")
-        return {"klvae": str(args.codec_folder.resolve())}
+        return {"klvae": str(local_folder(args.codec_folder).resolve())}
     own = (args.out / CODEC_FILE).resolve()
     given = args.codec_file or (own if args.resume and own.is_file() else None)
     if given is None:
@@ -239,6 +243,8 @@ def main(argv: list[str] | None = None) -> int:
         spec = codec_of(args)
         made = encode_folder(args.shards, args.out, spec, run_of(args), args.overwrite)
         codec = load_codec(json.dumps(spec))
+        if isinstance(codec, KLVAECodec):
+            write_codec_file(args.out / PRETRAINED_FILE, codec)
         report = {
             "codec": codec.fingerprint(),
             "episodes": {split: index.num_samples for split, (index, _) in made.items()},

@@ -18,6 +18,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "rollout": ("sfv.training.rollout:rollout", "generate long videos, with or without memory"),
     "memory": ("sfv.fast.memory_verbs:VERBS", "inspect, compare, merge, fork, export memories"),
     "evaluate": ("sfv.training.evaluate:evaluate", "measure a world model on test episodes"),
+    "estimate": (
+        "sfv.training.estimate:estimate",
+        "memory, compute and days of a fit config, without a GPU, data or weights",
+    ),
 }
 """Verb → (where its function lives, what it does). Imported only when asked for: torch is slow."""
 
@@ -81,7 +85,7 @@ def _input_errors() -> tuple[type[Exception], ...]:
 def _run(verb: str, args: list[str]) -> None:
     module, _, name = VERBS[verb][0].partition(":")
     function: Any = getattr(import_module(module), name)
-    if verb == "fit":
+    if verb in ("fit", "estimate"):
         function(args)  # LightningCLI parses
         return
     from jsonargparse import auto_cli

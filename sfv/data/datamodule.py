@@ -22,6 +22,7 @@ from sfv.data.stream import BatchStream, Episode
 from sfv.data.windows import Bucket, WindowError, WindowTable, cut_table, window_at, windows
 from sfv.types import EpisodeBatch, WindowBatch
 
+Read = Literal["latents", "video"]
 Sources = str | ShardSource | list[str | ShardSource]
 logger = logging.getLogger("sfv.data")
 
@@ -58,9 +59,13 @@ class EpisodeDataModule(pl.LightningDataModule):
             None takes any.
         mode: what training sees: single `windows` in batches (slow learning), or whole `episodes`
             one by one (the slow-fast loop). Validation always sees windows.
+        read: what the shards hold. `video` needs the callback `sfv.training.encode.EncodeVideo`, which
+            encodes each batch, and mode `windows`.
 
     Raises:
-        ShardError: missing or truncated shards, video instead of latents, another codec.
+        ShardError: missing or truncated shards, video instead of latents or the other way round, another
+            codec.
+        ValueError: a number is out of its range, or episodes are asked for as video.
         WindowError: not one window fits.
     """
 
@@ -81,8 +86,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         seed: int = 0,
         codec_fingerprint: str | None = None,
         mode: Literal["windows", "episodes"] = "windows",
+        read: Read = "latents",
     ) -> None:
         super().__init__()
+        _check_reading(mode, read)
         for name, value in (("batch_size", batch_size), ("shuffle_buffer", shuffle_buffer)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it has to be at least 1")
@@ -92,8 +99,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
         self.last_batch, self.weights = last_batch, weights
         self.max_skipped_share, self.cache_mb = max_skipped_share, cache_mb
-        self.train_shards = Shards.find(train, codec_fingerprint)
-        self.val_shards = None if val is None else Shards.find(val, codec_fingerprint)
+        self.train_shards = Shards.find(train, codec_fingerprint, read)
+        self.val_shards = None if val is None else Shards.find(val, codec_fingerprint, read)
 
         library = self.train_shards.library(cache_mb)
         if mode == "episodes":
@@ -165,6 +172,14 @@ class EpisodeDataModule(pl.LightningDataModule):
         )
 
 
+def _check_reading(mode: str, read: Read) -> None:
+    if mode == "episodes" and read == "video":
+        raise ValueError(
+            "data.read is video, but the slow-fast loop learns from latents: encode the shards with "
+            "data_tools.encode_latents, and set data.read to latents"
+        )
+
+
 @dataclass(frozen=True)
 class Shards:
     """Folders of shards that are read as one, with the commands that read them."""
@@ -173,11 +188,16 @@ class Shards:
     commands: tuple[str | None, ...]
 
     @classmethod
-    def find(cls, where: Sources, codec_fingerprint: str | None = None) -> "Shards":
+    def find(
+        cls, where: Sources, codec_fingerprint: str | None = None, read: Read = "latents"
+    ) -> "Shards":
         """Find them; see `latents_index`."""
         sources = where if isinstance(where, list) else [where]
         pairs = [(s.index, s.read) if isinstance(s, ShardSource) else (s, None) for s in sources]
-        indexes = [latents_index(root, codec_fingerprint) for root, _ in pairs]
+        if read == "video":
+            indexes = [video_index(root) for root, _ in pairs]
+        else:
+            indexes = [latents_index(root, codec_fingerprint) for root, _ in pairs]
         for index in indexes[1:]:
             if (index.codec, index.split) != (indexes[0].codec, indexes[0].split):
                 raise ShardError(
@@ -263,6 +283,21 @@ def latents_index(where: str | Path, codec_fingerprint: str | None = None) -> Sh
         raise ShardError(
             f"{where}: the latents were made by codec {index.codec!r}, in use is codec "
             f"{codec_fingerprint!r}; give the codec file of then, or encode the shards again"
+        )
+    return index
+
+
+def video_index(where: str | Path) -> ShardIndex:
+    """Find shards of video or frames.
+
+    Raises:
+        ShardError: missing, truncated, or latents.
+    """
+    index = find_shards(where)
+    if index.kind == "latents":
+        raise ShardError(
+            f"{where}: the shards hold latents, but data.read is video: set data.read to latents, or "
+            "give the shards that they were encoded from"
         )
     return index
 

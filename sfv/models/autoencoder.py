@@ -166,8 +166,8 @@ class KLVAECodec(nn.Module):
     Encoding takes the posterior's mode, so that latents are a function of the frame alone.
 
     Args:
-        folder: a diffusers pipeline folder with `vae/` inside, or that `vae/` folder. The scaling
-            factor is its configuration's (0.18215 for ModelScopeT2V).
+        folder: a diffusers pipeline folder with `vae/` inside, that `vae/` folder, or the hub name of
+            one in the local cache. The scaling factor is its configuration's (0.18215 for ModelScopeT2V).
         frames_per_call: frames that go through the network at once; bounds memory.
 
     Raises:

@@ -99,6 +99,23 @@ def speed_up_on_cpu(unet: UNet3DConditionModel) -> None:
                 setattr(parent, name, TemporalConv.sharing(child))
 
 
+def use_stock_layers(unet: UNet3DConditionModel) -> None:
+    """Undo `speed_up_on_cpu`: a CPU then computes, and keeps for the backward pass, what a GPU does."""
+    unet.set_attn_processor(AttnProcessor2_0())
+    for parent in list(unet.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, TemporalConv):
+                stock = nn.Conv3d(
+                    child.in_channels,
+                    child.out_channels,
+                    (3, 1, 1),
+                    padding=(1, 0, 0),
+                    device="meta",
+                )
+                stock.weight, stock.bias = child.weight, child.bias
+                setattr(parent, name, stock)
+
+
 def _is_temporal(layer: nn.Conv3d) -> bool:
     return (
         layer.kernel_size == (3, 1, 1)

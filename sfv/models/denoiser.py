@@ -9,9 +9,10 @@ from diffusers import UNet3DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sfv.diffusion.schedule import NoiseSchedule
 from sfv.models.cpu_fast import speed_up_on_cpu
 from sfv.models.presets import PRESETS, PresetName
-from sfv.models.pretrained import find_part, load_whole
+from sfv.models.pretrained import find_part, load_whole, local_folder, schedule_of
 from sfv.rng import seed_of
 
 
@@ -29,7 +30,15 @@ class VideoUNet(nn.Module):
         dropout: of the temporal convolutions while training. Above 0 it draws from PyTorch's
             global generator, so that a resumed run differs from an uninterrupted one.
         seed: decides the initial weights.
+        weights: pretrained ones to start from: see `from_diffusers`. They must have the preset's sizes.
+
+    Raises:
+        FileNotFoundError: there are no such weights on this machine.
+        ValueError: they are damaged, or of other sizes than asked for.
     """
+
+    trained_schedule: NoiseSchedule | None = None
+    """What pretrained weights were trained on, where their folder says it."""
 
     def __init__(
         self,
@@ -39,6 +48,7 @@ class VideoUNet(nn.Module):
         mask_channel: bool = False,
         dropout: float = 0.0,
         seed: int = 0,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         base = PRESETS[preset]
@@ -47,6 +57,9 @@ class VideoUNet(nn.Module):
         self.text_dim = text_dim or base.cross_attention_dim
         self.mask_channel = mask_channel
         self.dropout = dropout
+        if weights is not None:
+            self._take(VideoUNet.from_diffusers(weights, mask_channel, dropout), weights)
+            return
         sizes = base.with_channels(self.latent_channels, self.text_dim, mask_channel)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "denoiser-init"))
@@ -60,7 +73,8 @@ class VideoUNet(nn.Module):
         """Load pretrained weights from disk; nothing is downloaded.
 
         Args:
-            folder: a diffusers pipeline folder with `unet/` inside, or that `unet/` folder.
+            folder: a diffusers pipeline folder with `unet/` inside, that `unet/` folder, or the hub name
+                of a pipeline in the local cache.
             mask_channel: add the mask input channel with zero weights, which changes no output;
                 weights that were saved with one keep it.
             dropout: see the class.
@@ -81,6 +95,7 @@ class VideoUNet(nn.Module):
             denoiser = cls(preset, channels, text_dim, mask_channel, dropout)
         denoiser.unet = unet
         denoiser._prepare()
+        denoiser.trained_schedule = schedule_of(local_folder(folder))
         return denoiser
 
     def settings(self) -> dict[str, str | int | float | bool]:
@@ -114,6 +129,19 @@ class VideoUNet(nn.Module):
             latents = torch.cat([latents, mask], dim=1)
         output: Tensor = self.unet(latents, timestep, text, return_dict=False)[0]
         return output
+
+    def _take(self, other: "VideoUNet", weights: str) -> None:
+        """Become a pretrained denoiser, if it is the one that was asked for."""
+        for name in ("preset", "latent_channels", "text_dim"):
+            theirs, asked = getattr(other, name), getattr(self, name)
+            if theirs != asked:
+                raise ValueError(
+                    f"{weights} holds a U-Net with {name}={theirs}, but {name}={asked} was asked for: set "
+                    f"{name} to {theirs}, or give other weights"
+                )
+        self.mask_channel, self.unet = other.mask_channel, other.unet
+        self.trained_schedule = other.trained_schedule
+        self.unet.train()  # diffusers loads for inference; dropout would stay off
 
     def _prepare(self) -> None:
         """Speed up on a CPU, and replace the dropout that diffusers fixes at 0.1."""

@@ -1,9 +1,60 @@
 """Pretrained models from folders on disk, whole or with an error that names the folder; no downloads."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+
+from sfv.diffusion.schedule import NoiseSchedule
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+}
+"""Fields of a scheduler that decide what Φ was trained on, with diffusers' defaults."""
+
+_CHOICES = {
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "prediction_type": ("epsilon", "v_prediction"),
+}
+
+
+def local_folder(place: str | Path) -> Path:
+    """The folder that is meant: one on disk, or a hub name that was downloaded before.
+
+    Args:
+        place: a path, or `owner/name`; a folder of that path wins.
+
+    Raises:
+        FileNotFoundError: there is none; names the command that downloads it.
+    """
+    if Path(place).is_dir() or not _HUB_NAME.fullmatch(str(place)):
+        return Path(place)
+    try:
+        return Path(snapshot_download(str(place), local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{place} is no folder here, and not in the local cache of the hub; nothing is downloaded "
+            f"during a run. Download it first: {download_command(str(place))}"
+        ) from error
+
+
+def download_command(name: str) -> str:
+    """The shell command that puts the parts of a pipeline in the local cache."""
+    return (
+        f"hf download {name} --include '*.json' --include '*.txt' "
+        "--include '*/diffusion_pytorch_model.safetensors' --include '*/model.safetensors'"
+    )
 
 
 def find_part(folder: Path, part: str, what: str) -> Path:
@@ -12,15 +63,58 @@ def find_part(folder: Path, part: str, what: str) -> Path:
     Raises:
         FileNotFoundError: if neither holds a configuration and safetensors weights.
     """
+    folder = local_folder(folder)
     for candidate in (folder / part, folder):
-        has_weights = any(candidate.glob("diffusion_pytorch_model*.safetensors"))
-        if (candidate / "config.json").is_file() and has_weights:
+        if (candidate / "config.json").is_file() and _has_weights(candidate):
             return candidate
     raise FileNotFoundError(
         f"{folder} holds no diffusers {what}: expected {part}/config.json and "
-        f"{part}/diffusion_pytorch_model.safetensors inside it. Weights in .bin files must be "
-        "converted to safetensors first"
+        f"{part}/diffusion_pytorch_model.safetensors inside it. {no_pickle(folder / part / _WEIGHTS)}"
     )
+
+
+def no_pickle(file: Path) -> str:
+    """What to do about weights in a .bin file.
+
+    Args:
+        file: the safetensors file that is missing.
+    """
+    pickled = {"model": "pytorch_model.bin"}.get(file.stem, f"{file.stem}.bin")
+    return (
+        "Weights in .bin files may run code when they are read: they must be converted to safetensors "
+        f'first, in {file.parent}: python -c "import torch, safetensors.torch as s; s.save_file(torch.load('
+        f"'{pickled}', weights_only=True), '{file.name}', {{'format': 'pt'}})\""
+    )
+
+
+def schedule_of(folder: Path) -> NoiseSchedule | None:
+    """What a pipeline's `scheduler/` says of how its U-Net was trained; None without one.
+
+    Raises:
+        ValueError: it is damaged, or a schedule that `NoiseSchedule` cannot be; names the field.
+    """
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+        if config.get("trained_betas") is not None:
+            raise ValueError("trained_betas is given, which sfv does not read")
+        values = {name: config.get(name, default) for name, default in _SCHEDULE.items()}
+        values["zero_terminal_snr"] = values.pop("rescale_betas_zero_snr")
+        for name, allowed in _CHOICES.items():
+            if values[name] not in allowed:
+                raise ValueError(f"{name} is {values[name]!r}; sfv knows {', '.join(allowed)}")
+        return NoiseSchedule(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: no schedule that a model could be trained with: {error}"
+        ) from error
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whole weights in the name that diffusers looks for; half-precision variants have another."""
+    return (folder / _WEIGHTS).is_file() or (folder / f"{_WEIGHTS}.index.json").is_file()
 
 
 def load_whole(kind: Any, folder: Path, **options: bool) -> Any:

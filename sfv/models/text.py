@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sfv.models.pretrained import load_whole
+from sfv.models.pretrained import load_whole, local_folder, no_pickle
 from sfv.models.weight_files import hash_tensors
 from sfv.rng import stream
 
@@ -129,8 +129,8 @@ class CLIPText(nn.Module):
     """Token states of a CLIP text model, frozen, with CLIP's own padding (ModelScopeT2V's text).
 
     Args:
-        folder: a diffusers pipeline folder with `text_encoder/` and `tokenizer/` inside, or one
-            folder that holds both model and tokenizer.
+        folder: a diffusers pipeline folder with `text_encoder/` and `tokenizer/` inside, one
+            folder that holds both model and tokenizer, or the hub name of one in the local cache.
         max_tokens: tokens of the output; 77 is what CLIP was trained with.
 
     Raises:
@@ -144,7 +144,8 @@ class CLIPText(nn.Module):
 
     def __init__(self, folder: str | Path, max_tokens: int = 77) -> None:
         super().__init__()
-        folder = Path(folder)
+        self._folder, self._max_tokens = str(folder), max_tokens
+        folder = local_folder(folder)
         split = (folder / "text_encoder").is_dir()
         source = _with_weights(folder / "text_encoder" if split else folder)
         with _quietly():
@@ -155,7 +156,6 @@ class CLIPText(nn.Module):
         self._encoder = _FrozenEncoder(model, tokenizer, max_tokens, "states")
         self.text_dim: int = model.config.hidden_size
         self.register_buffer("device_marker", torch.empty(0), persistent=False)
-        self._folder, self._max_tokens = str(folder), max_tokens
 
     def forward(self, actions: Sequence[str]) -> Float[Tensor, "b n d"]:
         """See `sfv.types.TextEncoder`.
@@ -255,7 +255,7 @@ def _minilm_folder() -> Path:
 def _with_weights(folder: Path) -> Path:
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
         raise FileNotFoundError(
-            f"{folder} holds no text model: expected config.json and model.safetensors. Weights "
-            "in .bin files must be converted to safetensors first"
+            f"{folder} holds no text model: expected config.json and model.safetensors. "
+            f"{no_pickle(folder / 'model.safetensors')}"
         )
     return folder

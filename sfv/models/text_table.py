@@ -52,7 +52,7 @@ class TextTable(nn.Module):
                 "data_tools.encode_text"
             ) from error
         self.stands_for: str = self._encoder["class"]
-        self.text_dim: int = self._rows.get_shape()[2]
+        _, self.num_tokens, self.text_dim = self._rows.get_shape()
         self.register_buffer("device_marker", torch.empty(0), persistent=False)
 
     def forward(self, actions: Sequence[str]) -> Float[Tensor, "b n d"]:

@@ -7,7 +7,7 @@ FOLDER/text.safetensors     only for text encoders that are learned here
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +44,8 @@ class WorldModel:
 
     Raises:
         ValueError: a part does not follow its protocol or cannot be saved, widths differ between the
-            parts, the codec is not fitted, or a count of frames is below 1.
+            parts, pretrained weights belong to another schedule, the codec is
+            not fitted, or a count of frames is below 1.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class WorldModel:
                 f"the denoiser takes text of width {self.denoiser.text_dim}, but the text encoder "
                 f"makes {self.text.text_dim}; set the denoiser's text_dim to that"
             )
+        _check_schedule(self.denoiser, schedule)
         _identity(self.codec)  # refuses a codec that is not fitted
         if num_context < 1 or num_generated < 1:
             raise ValueError(
@@ -211,6 +213,19 @@ def _check_part(name: str, part: nn.Module, protocol: type, kept_by: tuple[str, 
             f"{name} is a {type(part).__name__}, which could not be saved: it lacks "
             f"{' and '.join(lacking)}. See those of the classes in sfv.models"
         )
+
+
+def _check_schedule(denoiser: Any, ours: NoiseSchedule) -> None:
+    """Pretrained weights predict what they were trained to predict, at the noise levels of then."""
+    theirs = getattr(denoiser, "trained_schedule", None)
+    for field in () if theirs is None else fields(ours):
+        trained, given = getattr(theirs, field.name), getattr(ours, field.name)
+        if trained != given:
+            raise ValueError(
+                f"the denoiser's weights were trained with {field.name} {trained} (its scheduler/ says), "
+                f"but this model's schedule has {given}: set the schedule's {field.name} to {trained}, or "
+                "give the unet/ folder alone as weights to train it on another schedule"
+            )
 
 
 def _identity(part: Any) -> dict[str, Any]:
