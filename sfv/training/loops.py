@@ -268,8 +268,8 @@ class SlowFastFitLoop(_FitLoop):
     def setup_data(self) -> None:
         super().setup_data()  # counts episodes; the slow phase counts batches of the replay
         loader = self._combined_loader
-        if loader is not None and self.trainer.limit_train_batches != 1.0 and loader.limits:
-            loader.limits = None  # limits batches, and these are no batches
+        if loader is not None and loader.limits:
+            loader.limits = None  # it limits slow batches, and these are episodes
             assert self._data_fetcher is not None
             iter(self._data_fetcher)
         if self.max_batches != 0:
