@@ -267,8 +267,8 @@ class SlowFastFitLoop(_FitLoop):
 
     def setup_data(self) -> None:
         super().setup_data()  # counts episodes; the slow phase counts batches of the replay
-        loader = self._combined_loader
-        if loader is not None and loader.limits:
+        loader, limit = self._combined_loader, self.trainer.limit_train_batches
+        if loader is not None and loader.limits and (isinstance(limit, int) or limit < 1.0):
             loader.limits = None  # it limits slow batches, and these are episodes
             assert self._data_fetcher is not None
             iter(self._data_fetcher)
