@@ -86,7 +86,6 @@ class FastPhase:
         self.learner, self.replay = learner, replay
         self.max_chunks, self.at_once, self.scope = max_chunks, at_once, scope
         self.rollout = rollout
-        self.start: Tensor | None = None
 
     @property
     def denoiser(self) -> nn.Module:
@@ -99,8 +98,8 @@ class FastPhase:
 
         Args:
             episodes: a group.
-            first_visit: episodes learned before; a visit's number is part of the course's name, so that
-                Φ does not get used to one random Θ an episode.
+            first_visit: episodes of earlier groups; a visit's number is part of the course's name, so
+                that Φ does not get used to one random Θ an episode.
         """
         lessons: dict[str, list[Lesson]] = {}
         names: dict[tuple[str, torch.Size], str] = {}
@@ -127,19 +126,13 @@ class FastPhase:
             courses: of a group.
             on_chunk: told what each batch of chunks did.
         """
-        drift = None if self.start is None else torch.zeros_like(self.start)
+        start = self.learner.start
+        drift = None if start is None else torch.zeros_like(start)
         for alike in _batches(courses, self.at_once or len(courses)):
             for memory in self._learn_batch(alike, on_chunk):
-                if drift is not None and self.start is not None:
-                    drift += memory.theta.detach().cpu() - self.start
+                if drift is not None and start is not None:
+                    drift += memory.theta.detach().cpu() - start
         return Learned(drift, len(courses))
-
-    def fresh(self, name: str) -> Memory:
-        """Θ_0 of a course: drawn, or the learned start."""
-        memory = self.learner.fresh(name)
-        if self.start is not None:
-            memory.theta.copy_(self.start)
-        return memory
 
     def learn_pairs(
         self, memories: Sequence[Memory], lessons: Sequence[Lesson]
@@ -164,7 +157,7 @@ class FastPhase:
         self, courses: Sequence[Course], on_chunk: Callable[[list[FastReport]], None]
     ) -> list[Memory]:
         """The replay is filled course by course while learning goes chunk by chunk."""
-        memories = [self.fresh(course.name) for course in courses]
+        memories = [self.learner.fresh(course.name) for course in courses]
         ends = accumulate((len(course.lessons) for course in courses), initial=len(self.replay))
         places = list(ends)
         for i in range(max(len(course.lessons) for course in courses)):

@@ -56,8 +56,8 @@ class FastLoop(_Loop):
         super().__init__(trainer)
         self.phase, self.episodes_per_group = phase, episodes_per_group
         self.meta_learning_rate = meta_learning_rate
-        self.num_episodes, self.num_chunks = 0, 0
-        self._before: tuple[int, int] | None = None
+        self.num_chunks = 0
+        self._before: int | None = None
         self._learned: Learned | None = None
 
     def whole_weights(self, module: nn.Module) -> AbstractContextManager[None]:
@@ -70,14 +70,13 @@ class FastLoop(_Loop):
         The group is smaller where a finite stream of episodes ends in it. Behind the end the stream
         starts over.
         """
-        self._before = self.num_episodes, self.num_chunks
+        self._before = self.num_chunks
         self.phase.replay.begin(group)
         episodes = self._take(data_fetcher)
         if not episodes:
             iter(data_fetcher)
             episodes = self._take(data_fetcher)
-        courses = self.phase.courses(episodes, self.num_episodes)
-        self.num_episodes += len(episodes)
+        courses = self.phase.courses(episodes, (group - 1) * self.episodes_per_group)
         num_pairs = sum(len(course.lessons) for course in courses)
         self.call("on_fast_phase_start", num_pairs)
         profile = self.trainer.profiler.profile("run_fast_phase")  # type: ignore[attr-defined]
@@ -88,22 +87,21 @@ class FastLoop(_Loop):
 
     def commit(self) -> None:
         """The group is learned, on all ranks: a checkpoint need not go back to its start any more."""
-        learned, start = self._learned, self.phase.start
+        learned, start = self._learned, self.phase.learner.start
         if start is not None and learned is not None and learned.drift is not None:
             strategy, count = self.trainer.strategy, torch.tensor([float(learned.num_courses)])
             mine = torch.cat([learned.drift, count]).to(strategy.root_device)
             summed: Tensor = strategy.reduce(mine, reduce_op="sum").cpu()
             assert self.meta_learning_rate is not None
-            self.phase.start = start + self.meta_learning_rate * summed[:-1] / summed[-1]
+            self.phase.learner.start = start + self.meta_learning_rate * summed[:-1] / summed[-1]
         self._before, self._learned = None, None
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        episodes, chunks = self._before or (self.num_episodes, self.num_chunks)
-        return {"episodes": episodes, "chunks": chunks, "start": self.phase.start}
+        chunks = self.num_chunks if self._before is None else self._before
+        return {"chunks": chunks, "start": self.phase.learner.start}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        self.num_episodes, self.num_chunks = state_dict["episodes"], state_dict["chunks"]
-        self.phase.start = state_dict["start"]
+        self.num_chunks, self.phase.learner.start = state_dict["chunks"], state_dict["start"]
 
     def _take(self, data_fetcher: _DataFetcher) -> list[EpisodeBatch]:
         group: list[EpisodeBatch] = []

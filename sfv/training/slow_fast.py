@@ -60,7 +60,7 @@ class EpisodeScore:
         if "pairs" not in batch:
             yield batch
             return
-        memory = self.phase.fresh(f"val/{batch['key']}")
+        memory = self.phase.learner.fresh(f"val/{batch['key']}")
         for lesson in self.phase.lessons(batch):  # type: ignore[arg-type]
             with self.lora.use(memory.theta[None]):
                 yield {
@@ -108,7 +108,9 @@ def make_phase(
         rollout,
     )
     if settings.start == "learned":
-        phase.start = lora.fresh(rng.stream(settings.seed, "theta0", "start"))
+        begun = learner.world_model.start
+        fresh = lora.fresh(rng.stream(settings.seed, "theta0", "start"))
+        fast.start = fresh if begun is None else settings.lora.theta(lora, begun)
     return phase
 
 
@@ -157,6 +159,9 @@ def fit_slow_fast(
         use_slow_fast_loop(trainer, fast_loop, phase.replay, plan, learner.num_context)
         use_loop_bar(trainer)
         trainer.fit(learner, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        start = phase.learner.start
+        if start is not None:
+            learner.world_model.start = settings.lora.state(phase.learner.weights, start)
 
 
 def validate_slow_fast(

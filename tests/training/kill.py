@@ -145,7 +145,7 @@ def fit(data: Data, folder: Path, case: Case, kill: bool) -> None:
     resume = str(path) if path.exists() else None
     fit_slow_fast(trainer, learner, make_datamodule(data, "episodes"), case.settings, resume)
     optimizer = [trainer.optimizers[0].state_dict(), learner.state_dict()]
-    torch.save([*optimizer, trainer.fit_loop.fast_loop.phase.start], folder / "end.pt")
+    torch.save([*optimizer, trainer.fit_loop.fast_loop.phase.learner.start], folder / "end.pt")
 
 
 def _die_while_writing(count: int) -> None:

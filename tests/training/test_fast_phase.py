@@ -135,15 +135,15 @@ def test_dropout_rests_while_pairs_are_generated(data):
 
 def test_a_learned_start_is_where_every_memory_begins(data):
     with phase_of(data, replace(ALONE, start="learned", max_chunks=1)) as phase:
-        phase.start = torch.arange(len(phase.start)) / len(phase.start)
+        phase.learner.start = torch.arange(len(phase.learner.start)) / len(phase.learner.start)
         courses = phase.courses(episodes_of(data)[:2], 0)
         phase.replay.begin(1)
         done = phase.learn(courses, lambda reports: None)
-        assert all(torch.equal(item.theta(), phase.start) for item in phase.replay.items)
+        assert all(torch.equal(item.theta(), phase.learner.start) for item in phase.replay.items)
         ends = []
         for course in courses:
-            memory = phase.fresh(course.name)
+            memory = phase.learner.fresh(course.name)
             phase.learn_pairs([memory], course.lessons)
             ends.append(memory.theta)
     assert done.num_courses == 2
-    assert torch.equal(done.drift, sum(end - phase.start for end in ends))
+    assert torch.equal(done.drift, sum(end - phase.learner.start for end in ends))

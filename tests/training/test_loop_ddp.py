@@ -74,7 +74,7 @@ learner = make_learner(data, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3))
 newest = folder / "checkpoints" / "newest.ckpt"
 fit_slow_fast(trainer, learner, Uneven(), settings, str(newest) if newest.exists() else None)
 weights = torch.cat([p.detach().flatten() for p in learner.parameters()]).double()
-start = trainer.fit_loop.fast_loop.phase.start.double()
+start = trainer.fit_loop.fast_loop.phase.learner.start.double()
 found = {
     "rows": losses.rows, "repeated": rows.repeated,
     "sums": [weights.sum().item(), weights.cos().sum().item(), start.cos().sum().item()],

@@ -208,7 +208,7 @@ def scored_by_hand(data, settings=SETTINGS):
     (episode,) = make_datamodule(data, "episodes").val_dataloader()
     with phase_of(data, settings, optimizer=still) as phase:
         learner, generator = phase.slow, rng.stream(7, "val-noise", 0, 0)
-        memory, losses = phase.fresh(f"val/{episode['key']}"), []
+        memory, losses = phase.learner.fresh(f"val/{episode['key']}"), []
         for i, action in enumerate(episode["actions"]):
             pair = episode["pairs"][i : i + 1]
             with phase.learner.weights.use(memory.theta[None]):
