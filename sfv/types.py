@@ -132,5 +132,6 @@ class EpisodeBatch(TypedDict):
     """One whole episode as its chunk pairs in order; `pairs[i]` holds X_i then X_{i+1}."""
 
     key: str
+    scene: NotRequired[str]
     pairs: Float[Tensor, "n c t h w"]
     actions: list[str]

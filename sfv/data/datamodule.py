@@ -58,7 +58,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         codec_fingerprint: of the frame codec in use; shards made by another one are an error.
             None takes any.
         mode: what training sees: single `windows` in batches (slow learning), or whole `episodes`
-            one by one (the slow-fast loop). Validation always sees windows.
+            one by one (the slow-fast loop). Validation sees the same.
         read: what the shards hold. `video` needs the callback `sfv.training.encode.EncodeVideo`, which
             encodes each batch, and mode `windows`.
 
@@ -111,11 +111,15 @@ class EpisodeDataModule(pl.LightningDataModule):
             make = WindowMaker(table, tuple(self.buckets))
         self._train = (library, table, make)
         self._check(table, "train")
-        self._val: tuple[Library, WindowTable, WindowMaker] | None = None
+        self._val: tuple[Library, WindowTable, Any] | None = None
         if self.val_shards is not None:
             library = self.val_shards.library(cache_mb)
-            table = cut_table(library.table, self.buckets)
-            self._val = (library, table, WindowMaker(table, tuple(self.buckets)))
+            if mode == "episodes":
+                table = whole_episodes(cut_table(library.table, [make.bucket]))
+            else:
+                table = cut_table(library.table, self.buckets)
+                make = WindowMaker(table, tuple(self.buckets))
+            self._val = (library, table, make)
             self._check(table, "val")
 
     @property
@@ -131,13 +135,14 @@ class EpisodeDataModule(pl.LightningDataModule):
         )
         return self._stream(library, plan, make, 1 if self.mode == "episodes" else self.batch_size)
 
-    def val_dataloader(self) -> BatchStream[WindowBatch] | list[WindowBatch]:
-        """Every window once, in stored order; nothing without `val`."""
+    def val_dataloader(self) -> BatchStream[Any] | list[WindowBatch]:
+        """Every window or episode once, in stored order; nothing without `val`."""
         if self._val is None:
             return []
         library, table, make = self._val
         plan = EpochPlan(library.table, table, self.seed)
-        return self._stream(library, plan, make, self.batch_size, restart=True)
+        batch_size = 1 if self.mode == "episodes" else self.batch_size
+        return self._stream(library, plan, make, batch_size, restart=True)
 
     def _check(self, table: WindowTable, split: str) -> None:
         if not len(table):
@@ -250,6 +255,7 @@ class EpisodeMaker:
         pairs = windows(meta, frames, self.num_context, self.num_generated)
         return EpisodeBatch(
             key=meta.id,
+            scene=meta.scene,
             pairs=torch.stack([pair.frames for pair in pairs]).float(),
             actions=[pair.action for pair in pairs],
         )

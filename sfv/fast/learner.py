@@ -118,13 +118,17 @@ class FastLearner:
         self.num_context = min(num_context, self.rule.context_frames or num_context)
         self._given = num_context
         self._texts: dict[tuple[str, ...], Tensor] = {}
+        self.start: Float[Tensor, " p"] | None = None
+        """A learned Θ_0 for all episodes, on the CPU; None draws one for each."""
 
     def fresh(self, episode: str) -> Memory:
-        """Start an episode: Θ fresh, optimiser fresh.
+        """Start an episode: Θ fresh (or the learned start), optimiser fresh.
 
         Args:
             episode: names the episode's random streams.
         """
+        if self.start is not None:
+            return self._memory(episode, self.start, 0)
         theta = self.weights.fresh(rng.stream(self.seed, "theta0", episode))
         return self._memory(episode, theta, 0)
 

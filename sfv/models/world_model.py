@@ -4,6 +4,7 @@ FOLDER/model.json           classes, settings, window, schedule, fingerprints; p
 FOLDER/unet/                Φ in diffusers' own format, without any fast weights
 FOLDER/codec.safetensors    only for codecs that are fitted here (large public ones are referred to)
 FOLDER/text.safetensors     only for text encoders that are learned here
+FOLDER/start.safetensors    only with a learned start of memories (Θ_0)
 """
 
 import json
@@ -24,6 +25,7 @@ from sfv.types import Denoiser, FrameCodec, TextEncoder
 
 FORMAT = "sfv.model/1"
 MODEL_FILE = "model.json"
+START_FILE = "start.safetensors"
 _DAMAGED = "damaged or was not written by sfv"
 PARTS: dict[str, type[nn.Module]] = {
     cls.__name__: cls for cls in (PCAPatchCodec, KLVAECodec, ActionTable, MiniLMText, CLIPText)
@@ -65,6 +67,8 @@ class WorldModel:
         self.codec: Any = codec
         self.text: Any = text
         self.schedule, self.num_context, self.num_generated = schedule, num_context, num_generated
+        self.start: dict[str, Tensor] | None = None
+        """Θ_0 that the slow-fast loop learned, with its scale; None: memories start fresh."""
         if self.denoiser.latent_channels != self.codec.latent_channels:
             raise ValueError(
                 f"the denoiser takes {self.denoiser.latent_channels} latent channels, but the codec "
@@ -106,6 +110,8 @@ class WorldModel:
                 part = getattr(self, name)
                 if part.keeps_weights:
                     write_tensors(temporary / f"{name}.safetensors", part.state_dict(), {})
+            if self.start is not None:
+                write_tensors(temporary / START_FILE, self.start, {})
             write_json(temporary / MODEL_FILE, self._description())
 
     def load_weights(self, folder: str | Path) -> None:
@@ -130,6 +136,7 @@ class WorldModel:
         _load_state(self.denoiser, other.state_dict(), folder / "unet")
         if self.text.keeps_weights:
             _load_part(self.text, folder / "text.safetensors")
+        self.start = _read_start(folder, saved)
 
     @classmethod
     def load(cls, folder: str | Path) -> "WorldModel":
@@ -152,6 +159,7 @@ class WorldModel:
         for name in ("denoiser", "codec", "text"):
             getattr(model, name).requires_grad_(False).eval()
             _check_same(folder, name, saved[name], _identity(getattr(model, name)))
+        model.start = _read_start(folder, saved)
         return model
 
     def _description(self) -> dict[str, Any]:
@@ -167,6 +175,7 @@ class WorldModel:
             "schedule": asdict(self.schedule),
             "num_context": self.num_context,
             "num_generated": self.num_generated,
+            **({} if self.start is None else {"start": hash_tensors(self.start)}),
         }
 
 
@@ -263,6 +272,15 @@ def _read_part(folder: Path, name: str, spec: dict[str, Any]) -> nn.Module:
     if part.keeps_weights:
         _load_part(part, folder / f"{name}.safetensors")
     return part
+
+
+def _read_start(folder: Path, saved: dict[str, Any]) -> dict[str, Tensor] | None:
+    if "start" not in saved:
+        return None
+    start = read_tensors(folder / START_FILE)[0]
+    if hash_tensors(start) != saved["start"]:
+        raise ValueError(f"{folder / START_FILE} is {_DAMAGED}: it is not the one of {MODEL_FILE}")
+    return start
 
 
 def _load_part(part: nn.Module, path: Path) -> None:

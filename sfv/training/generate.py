@@ -129,6 +129,8 @@ def rollout_of(model: WorldModel, row: Row, settings: GenerationSettings) -> Ite
             settings.seed,
             settings.precision,
         )
+        if model.start is not None:
+            learner.start = settings.lora.theta(lora, model.start)
         yield Rollout(model, settings.sampler, learner, settings.seed, settings.precision)
 
 

@@ -1,6 +1,6 @@
 """The slow learner Φ as a LightningModule: wiring only, the mathematics is in `sfv.diffusion`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -70,6 +70,8 @@ class SlowLearner(pl.LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.compile_backend = compile_backend
         self._configured = False
+        self.windows_of: Callable[[dict[str, Any]], Iterable[dict[str, Any]]] = _as_it_is
+        """Makes the windows to score from a validation batch; the slow-fast loop scores whole episodes."""
 
     def configure_model(self) -> None:
         """Prepare the denoiser once; shard what is trained where the strategy has a mesh for it."""
@@ -96,9 +98,12 @@ class SlowLearner(pl.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score on noise that is the same in every validation."""
         generator = rng.stream(self.seed, "val-noise", batch_idx, self.global_rank)
-        loss = self._loss(batch, batch["actions"], generator)
-        size = len(batch["actions"])
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=size)
+        total, size = torch.zeros((), device=self.device), 0
+        for windows in self.windows_of(batch):
+            num = len(windows["actions"])
+            total += num * self._loss(windows, windows["actions"], generator)
+            size += num
+        self.log("val/loss", total / size, prog_bar=True, sync_dist=True, batch_size=size)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(p for p in self.parameters() if p.requires_grad)
@@ -128,6 +133,10 @@ class SlowLearner(pl.LightningModule):
             self.text(actions),
             noise,
             timestep.to(latents.device),
-            batch.get("num_context", self.num_context),  # the slow-fast loop's pairs have f_p
+            batch["num_context"],
             self.schedule,
         ).mean()
+
+
+def _as_it_is(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    return [batch]

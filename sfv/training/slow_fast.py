@@ -1,77 +1,28 @@
-"""Slow-fast learning: what the loop needs besides the slow learner."""
+"""Slow-fast learning: the loop with all that belongs to it, around a slow learner."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
-from sfv.fast.learner import FastLearner, FastSettings
-from sfv.models.temporal_lora import LoRAInit, LoRATargets, TemporalLoRA
+from sfv import rng
+from sfv.fast.learner import FastLearner
+from sfv.fast.rollout import Rollout
+from sfv.models.temporal_lora import TemporalLoRA
+from sfv.training.fast_phase import FastPhase
+from sfv.training.loop_progress import use_loop_bar
+from sfv.training.loop_settings import LoRASettings as LoRASettings
+from sfv.training.loop_settings import SlowFastSettings as SlowFastSettings
 from sfv.training.loops import FastLoop, use_slow_fast_loop
+from sfv.training.replay import Replay, ReplayItem, SlowBatch, plan_batches
 from sfv.training.slow import SlowLearner
-from sfv.types import Precision
-
-
-@dataclass(frozen=True)
-class LoRASettings:
-    """The shape of Θ.
-
-    Args:
-        r: rank (paper: 32).
-        alpha: scale; Θ's update is multiplied by alpha / r.
-        targets: which layers carry Θ.
-        init: how its A is drawn; B starts at zero.
-    """
-
-    r: int = 32
-    alpha: float = 32.0
-    targets: LoRATargets = "temporal"
-    init: LoRAInit = "kaiming"
-
-    def adapt(self, denoiser: Any) -> TemporalLoRA:
-        """Put the place for such a Θ into a denoiser."""
-        return TemporalLoRA(denoiser, self.r, self.alpha, self.targets, self.init)
-
-
-@dataclass(frozen=True)
-class SlowFastSettings:
-    """The slow-fast loop.
-
-    Args:
-        episodes_per_group: episodes in one fast phase; at least 1.
-        max_chunks: chunk pairs taken of each episode, from its start; at least 1, None takes all.
-        lora: the shape of Θ.
-        fast: how Θ learns.
-        precision: arithmetic of the fast steps.
-        seed: names the random streams.
-        episodes_at_once: episodes of a group that learn in one batch, each its own Θ; at least 1, None
-            takes the whole group. Fewer need less memory; numbers agree up to rounding.
-    """
-
-    episodes_per_group: int = 2
-    max_chunks: int | None = None
-    lora: LoRASettings = field(default_factory=LoRASettings)
-    fast: FastSettings = field(default_factory=FastSettings)
-    precision: Precision = "32"
-    seed: int = 0
-    episodes_at_once: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.episodes_per_group < 1 or (self.max_chunks is not None and self.max_chunks < 1):
-            raise ValueError(
-                f"the slow-fast loop got episodes_per_group={self.episodes_per_group}, "
-                f"max_chunks={self.max_chunks}; allowed: episodes_per_group >= 1, max_chunks >= 1 or "
-                "null"
-            )
-        if self.episodes_at_once is not None and self.episodes_at_once < 1:
-            raise ValueError(
-                f"the slow-fast loop got episodes_at_once={self.episodes_at_once}; allowed: 1 or more, or "
-                "null for the whole group"
-            )
 
 
 class ReplayMemory(pl.Callback):
-    """Hands Θ_i, frozen, to the denoiser for the slow step on its pair; validation runs without Θ."""
+    """Hands the Θ_i of a slow batch, frozen, to the denoiser for the slow step on it."""
 
     def __init__(self, lora: TemporalLoRA) -> None:
         self.lora = lora
@@ -79,7 +30,7 @@ class ReplayMemory(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.lora.activate(batch["memory"][None])
+        self.lora.activate(batch["memory"])
 
     def on_train_batch_end(
         self,
@@ -90,6 +41,34 @@ class ReplayMemory(pl.Callback):
         batch_idx: int,
     ) -> None:
         self.lora.activate(None)
+
+
+@dataclass(frozen=True)
+class EpisodeScore:
+    """Makes the windows of a validation episode, each to be scored while its Θ_i is in the denoiser.
+
+    Gradients are there also where Lightning has switched them off, in `no_grad` as in inference mode:
+    fast learning leaves both by itself (`FastLearner.learn`), so `Trainer(inference_mode=...)` is free.
+    """
+
+    phase: FastPhase
+    lora: TemporalLoRA
+    num_context: int
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield each pair of an episode, then learn it; a batch of windows is scored without Θ."""
+        if "pairs" not in batch:
+            yield batch
+            return
+        memory = self.phase.learner.fresh(f"val/{batch['key']}")
+        for lesson in self.phase.lessons(batch):  # type: ignore[arg-type]
+            with self.lora.use(memory.theta[None]):
+                yield {
+                    "latents": lesson.pair,
+                    "actions": [lesson.action],
+                    "num_context": self.num_context,
+                }
+            self.phase.learn_pairs([memory], [lesson])
 
 
 def make_learner(
@@ -108,6 +87,51 @@ def make_learner(
     )
 
 
+def make_phase(
+    trainer: pl.Trainer, learner: SlowLearner, lora: TemporalLoRA, settings: SlowFastSettings
+) -> FastPhase:
+    """Build the fast phase, with the replay it fills."""
+    fast = make_learner(learner, lora, settings)
+    rollout = None
+    if settings.inner_pairs == "generated":
+        rollout = Rollout(
+            learner.world_model, settings.sampler, fast, settings.seed, settings.precision
+        )
+    folder = Path(trainer.default_root_dir) / "replay"
+    replay = Replay(folder, settings.theta_store, settings.keep_replays)
+    phase = FastPhase(
+        fast,
+        replay,
+        settings.max_chunks,
+        settings.episodes_at_once,
+        settings.memory_scope,
+        rollout,
+    )
+    if settings.start == "learned":
+        begun = learner.world_model.start
+        fresh = lora.fresh(rng.stream(settings.seed, "theta0", "start"))
+        fast.start = fresh if begun is None else settings.lora.theta(lora, begun)
+    return phase
+
+
+@contextmanager
+def with_memories(
+    trainer: pl.Trainer, learner: SlowLearner, settings: SlowFastSettings
+) -> Iterator[FastPhase]:
+    """Θ has its place in the denoiser inside; slow steps and validation get the one of their pair."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    with settings.lora.adapt(learner.denoiser) as lora:
+        phase = make_phase(trainer, learner, lora, settings)
+        memory, before = ReplayMemory(lora), learner.windows_of
+        learner.windows_of = EpisodeScore(phase, lora, learner.num_context)
+        callbacks.append(memory)
+        try:
+            yield phase
+        finally:
+            callbacks.remove(memory)
+            learner.windows_of = before
+
+
 def fit_slow_fast(
     trainer: pl.Trainer,
     learner: SlowLearner,
@@ -118,20 +142,35 @@ def fit_slow_fast(
     """Run the slow-fast loop; Θ acts in the denoiser only while it runs.
 
     Args:
-        trainer: its `max_steps` counts slow steps, one a chunk pair; an epoch is one group of episodes.
+        trainer: its `max_steps` counts slow steps; an epoch is one group of episodes.
         learner: holds Φ.
         datamodule: yields whole episodes (`mode="episodes"`).
         settings: the loop.
         ckpt_path: checkpoint to resume from.
     """
-    with settings.lora.adapt(learner.denoiser) as lora:
-        fast_loop = FastLoop(
-            trainer,
-            make_learner(learner, lora, settings),
-            settings.episodes_per_group,
-            settings.max_chunks,
-            settings.episodes_at_once,
-        )
-        use_slow_fast_loop(trainer, fast_loop, settings.seed)
-        trainer.callbacks.append(ReplayMemory(lora))  # type: ignore[attr-defined]
+
+    def plan(items: Sequence[ReplayItem], group: int) -> list[SlowBatch]:
+        order, share = settings.replay_order, settings.plain_share
+        return plan_batches(items, settings.slow_batch_size, order, share, settings.seed, group)
+
+    with with_memories(trainer, learner, settings) as phase:
+        rate = settings.meta_learning_rate if settings.start == "learned" else None
+        fast_loop = FastLoop(trainer, phase, settings.episodes_per_group, rate)
+        use_slow_fast_loop(trainer, fast_loop, phase.replay, plan, learner.num_context)
+        use_loop_bar(trainer)
         trainer.fit(learner, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        start = phase.learner.start
+        if start is not None:
+            learner.world_model.start = settings.lora.state(phase.learner.weights, start)
+
+
+def validate_slow_fast(
+    trainer: pl.Trainer,
+    learner: SlowLearner,
+    datamodule: pl.LightningDataModule,
+    settings: SlowFastSettings,
+) -> float:
+    """Score the validation episodes as the loop does, with fast learning; returns `val/loss`."""
+    with with_memories(trainer, learner, settings):
+        (found,) = trainer.validate(learner, datamodule=datamodule, verbose=False)
+    return float(found["val/loss"])

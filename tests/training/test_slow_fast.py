@@ -1,89 +1,30 @@
-import inspect
 from dataclasses import dataclass, replace
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loops import fit_loop as lightning_fit
-from pytorch_lightning.loops import training_epoch_loop as lightning_epoch
-from pytorch_lightning.loops.fetchers import _DataFetcher, _PrefetchDataFetcher
-from pytorch_lightning.loops.fit_loop import _FitLoop
-from pytorch_lightning.loops.loop import _Loop
-from pytorch_lightning.loops.progress import _Progress
-from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
 from sfv import rng
-from sfv.fast.learner import FastSettings
-from sfv.models.temporal_lora import TemporalLoRA, base_state_dict
-from sfv.training.loops import FastLoop, ReplayFetcher, ReplayItem
+from sfv.models.temporal_lora import TemporalLoRA
+from sfv.training.fast_phase import Lesson
 from sfv.training.slow import SlowLearner
-from sfv.training.slow_fast import (
-    LoRASettings,
-    ReplayMemory,
-    SlowFastSettings,
-    fit_slow_fast,
-    make_learner,
-)
+from sfv.training.slow_fast import SlowFastSettings, fit_slow_fast, validate_slow_fast
 from tests.training import make
+from tests.training.loop import (
+    PAIRS,
+    SETTINGS,
+    Episodes,
+    Logger,
+    Record,
+    fit,
+    num_hooks,
+    phase_of,
+)
 from tests.training.make import make_datamodule, make_trainer, same, weights_of
 from tests.training.test_slow import Validations, denoising_loss, still
 
-SETTINGS = SlowFastSettings(
-    episodes_per_group=2,
-    lora=LoRASettings(r=2, alpha=2.0),
-    fast=FastSettings(num_steps=1, learning_rate=1e-2, probe_draws=0),
-    seed=11,
-)
-PAIRS = 2
-"""Chunk pairs of an episode: with f_p = 3 the first two of its four actions have no window."""
-
-
 PAIRS_OF_A_GROUP = 2 * PAIRS
-
-
-class Record(pl.Callback):
-    """What happened around every slow step."""
-
-    def __init__(self):
-        self.epoch_starts, self.first_steps = [], []
-        self.batches, self.memories, self.losses = [], [], []
-
-    def on_train_epoch_start(self, trainer, pl_module):
-        self.epoch_starts.append(phi(pl_module))
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if batch_idx == 0:
-            self.first_steps.append(phi(pl_module))
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.memories.append(theta(trainer))
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.batches.append(batch)
-        self.losses.append(outputs["loss"].detach().clone())
-
-
-def phi(learner):
-    weights = {k: v.clone() for k, v in base_state_dict(learner.denoiser).items()}
-    return weights | {f"text.{k}": v for k, v in weights_of(learner.text).items()}
-
-
-def theta(trainer):
-    """(A, B) that act in every adapted layer right now; None where Φ is alone."""
-    (replay,) = (c for c in trainer.callbacks if isinstance(c, ReplayMemory))
-    return [layer.active for layer in replay.lora.layers]
-
-
-def num_hooks(learner):
-    return sum(len(module._forward_hooks) for module in learner.denoiser.modules())
-
-
-def fit(data, steps, settings=SETTINGS, callbacks=(), trainer=None, **changes):
-    learner, record = make.make_learner(data, **changes), Record()
-    trainer = trainer or make_trainer(steps, [*callbacks, record])
-    fit_slow_fast(trainer, learner, make_datamodule(data, "episodes"), settings)
-    return learner, record, trainer
 
 
 @pytest.fixture(scope="module")
@@ -111,110 +52,6 @@ class Run:
     rows: list
 
 
-class Logger(pl.loggers.logger.DummyLogger):
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-
-    def log_metrics(self, metrics, step=None):
-        self.rows.append((step, metrics))
-
-
-def numbered(data):
-    return enumerate(make_datamodule(data, "episodes").train_dataloader())
-
-
-def cut(data, lengths):
-    """Episodes with their first pairs alone."""
-    return [
-        {**episode, "pairs": episode["pairs"][:n], "actions": episode["actions"][:n]}
-        for n, (_, episode) in zip(lengths, numbered(data), strict=True)
-    ]
-
-
-def fetch(data):
-    return fetch_from(make_datamodule(data, "episodes").train_dataloader())
-
-
-def fetch_from(loader):
-    fetcher = _PrefetchDataFetcher()
-    fetcher.setup(CombinedLoader(loader, "max_size_cycle"))
-    return iter(fetcher)
-
-
-def test_the_replay_holds_the_memory_from_before_each_pair(data):
-    """Θ_0 of an episode is fresh; Θ_1 is what learning pair 0 alone gives."""
-    learner = make.make_learner(data)
-    episodes = list(make_datamodule(data, "episodes").train_dataloader())
-    with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
-        loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 2, None, 1)
-        items = loop.run(fetch(data))
-        assert [item.key for item in items] == [
-            f"{e['key']}/{i}" for e in episodes[:2] for i in range(PAIRS)
-        ]
-        by_hand = make_learner(learner, lora, SETTINGS)
-        for number, episode in enumerate(episodes[:2]):
-            first, second = items[PAIRS * number : PAIRS * (number + 1)]
-            memory = by_hand.fresh(f"{episode['key']}#{number + 1}")
-            assert torch.equal(first.memory, memory.theta)
-            assert set(lora.drift(first.memory).values()) == {0.0}
-            by_hand.learn([memory], episode["pairs"][:1], episode["actions"][:1])
-            assert torch.equal(second.memory, memory.theta)
-            assert not torch.equal(second.memory, first.memory)
-            for i, item in enumerate((first, second)):
-                assert torch.equal(item.latents, episode["pairs"][i : i + 1])
-                assert item.action == episode["actions"][i]
-
-
-def test_a_group_learns_in_one_batch_what_its_episodes_learn_alone(data):
-    """Episodes of two pairs and of one; the longer goes on when the shorter has left."""
-    learner = make.make_learner(data)
-    replays = []
-    for at_once in (1, 2, None):
-        with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
-            loop = FastLoop(
-                make_trainer(1), make_learner(learner, lora, SETTINGS), 3, None, at_once
-            )
-            replays.append(loop.run(fetch_from(DataLoader(cut(data, (2, 1, 2)), batch_size=None))))
-    alone, pairwise, joint = replays
-    assert len(alone) == 5
-    for others in (pairwise, joint):
-        assert [item.key for item in others] == [item.key for item in alone]
-        for item, other in zip(alone, others, strict=True):
-            assert torch.equal(item.latents, other.latents)
-            torch.testing.assert_close(item.memory, other.memory, rtol=0, atol=2e-3)
-    assert (alone[1].memory - alone[0].memory).abs().max() > 5e-3
-
-
-def test_episodes_of_other_sizes_learn_in_batches_of_their_own(data):
-    learner = make.make_learner(data)
-    with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
-        loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 3, max_chunks=1)
-        sizes = [{**e, "pairs": e["pairs"][..., : 6 - 2 * (i == 1)]} for i, e in numbered(data)]
-        items = loop.run(fetch_from(DataLoader(sizes, batch_size=None)))
-    assert sorted(tuple(item.latents.shape[-2:]) for item in items) == [(4, 4), (4, 6), (4, 6)]
-
-
-def test_max_chunks_takes_the_first_pairs_of_each_episode(data):
-    learner = make.make_learner(data)
-    with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
-        loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 2, max_chunks=1)
-        assert [item.key[-2:] for item in loop.run(fetch(data))] == ["/0", "/0"]
-        loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 2, max_chunks=9)
-        assert len(loop.run(fetch(data))) == 2 * PAIRS
-
-
-def test_an_episode_that_comes_again_starts_with_another_memory(data):
-    """Its name counts visits, so that Φ does not get used to one random Θ an episode."""
-    learner = make.make_learner(data)
-    with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
-        loop = FastLoop(make_trainer(1), make_learner(learner, lora, SETTINGS), 3, max_chunks=1)
-        first = {item.key: item.memory for item in loop.run(fetch(data))}
-        again = {item.key: item.memory for item in loop.run(fetch(data))}
-    assert first.keys() == again.keys()
-    assert not any(torch.equal(first[key], again[key]) for key in first)
-
-
 def test_slow_weights_rest_in_the_fast_phase_and_the_memory_in_the_slow_one(trained):
     record = trained.record
     assert len(record.epoch_starts) == len(record.first_steps) == 2
@@ -223,29 +60,76 @@ def test_slow_weights_rest_in_the_fast_phase_and_the_memory_in_the_slow_one(trai
     assert not same(record.epoch_starts[0], record.epoch_starts[1])
     for batch, memory in zip(record.batches, record.memories, strict=True):
         numbers = torch.cat([part.flatten() for pair in memory for part in pair])
-        assert torch.equal(batch["memory"], numbers)
-    assert set(theta(trained.trainer)) == {None}, "outside of slow steps Φ is alone"
+        assert torch.equal(batch["memory"][0], numbers)
+    assert set(record.outside) == {None}, "outside of slow steps Φ is alone"
 
 
-def test_a_slow_step_uses_its_own_memory(resting):
-    """Every loss is computed again, with Θ_i and without."""
-    learner, learned = resting.learner, 0
-    steps = zip(resting.record.batches, resting.record.losses, strict=True)
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_slow_step_uses_its_own_memory(data, resting, size):
+    """Every loss is computed again, with Θ_i and without; a batch of several gives each sample its own."""
+    run = resting
+    if size > 1:
+        settings = replace(SETTINGS, slow_batch_size=size)
+        learner, record, _ = fit(data, 2, settings, optimizer=still, text_dropout=0.0)
+        run = Run(learner, record, None, [])
+    learner, told = run.learner, []
+    steps = zip(run.record.batches, run.record.losses, strict=True)
     for step, (batch, loss) in enumerate(steps):
         with TemporalLoRA(learner.denoiser, 2, 2.0) as lora:
             losses = []
-            for memory in (batch["memory"][None], None):
+            for memory in (batch["memory"], None):
                 lora.activate(memory)
                 generator = rng.stream(7, "slow-noise", step, step, 0)
-                torch.rand(1, generator=generator)  # the draw for text dropout
+                torch.rand(len(batch["keys"]), generator=generator)  # the draw for text dropout
                 losses.append(
                     denoising_loss(learner, batch["latents"], batch["actions"], generator)
                 )
         torch.testing.assert_close(loss, losses[0], rtol=1e-5, atol=0)
-        is_fresh = batch["keys"][0].endswith("/0")
+        is_fresh = all(key.endswith("/0") for key in batch["keys"])
         assert torch.equal(losses[0], losses[1]) == is_fresh
-        learned += not is_fresh
-    assert (step, learned) == (3, 2)
+        told += batch["keys"]
+    assert len(told) == len(set(told)) == PAIRS_OF_A_GROUP
+
+
+def test_plain_batches_train_phi_alone_on_the_same_pairs(data):
+    settings = replace(SETTINGS, plain_share=1.0)
+    learner, record, _ = fit(data, 4, settings, optimizer=still, text_dropout=0.0)
+    assert [batch["memory"] for batch in record.batches] == [None] * 4
+    assert len({batch["keys"][0] for batch in record.batches}) == PAIRS_OF_A_GROUP
+    for step, (batch, loss) in enumerate(zip(record.batches, record.losses, strict=True)):
+        generator = rng.stream(7, "slow-noise", step, step, 0)
+        torch.rand(1, generator=generator)
+        alone = denoising_loss(learner, batch["latents"], batch["actions"], generator)
+        torch.testing.assert_close(loss, alone, rtol=1e-5, atol=0)
+
+
+def test_the_learned_start_moves_by_the_mean_of_what_was_learned(data):
+    """Reptile; every memory of the next group begins there."""
+    settings = replace(
+        SETTINGS, start="learned", meta_learning_rate=0.5, max_chunks=1, episodes_at_once=1
+    )
+    ends, starts = [], []
+
+    class Ends(pl.Callback):
+        def on_fast_phase_start(self, trainer, *_):
+            self.phase = trainer.fit_loop.fast_loop.phase
+            learn = self.phase.learner.learn
+
+            def noted(memories, *args):
+                reports = learn(memories, *args)
+                ends.extend(memory.theta.clone() for memory in memories)
+                return reports
+
+            if not ends:
+                self.phase.learner.learn = noted
+
+        def on_fast_phase_end(self, *_):
+            starts.append(self.phase.replay.items[0].theta())
+
+    fit(data, 3, settings, [Ends()])
+    assert len(ends) == 3 and len(starts) == 2
+    expected = starts[0] + 0.5 * sum(end - starts[0] for end in ends[:2]) / 2
+    torch.testing.assert_close(starts[1], expected, rtol=0, atol=1e-7)
 
 
 def test_max_steps_counts_slow_steps_and_stops_exactly(data, trained, resting):
@@ -264,20 +148,6 @@ def test_max_steps_counts_slow_steps_and_stops_exactly(data, trained, resting):
 def test_every_pair_of_a_group_is_trained_on_once(trained):
     group = [batch["keys"][0] for batch in trained.record.batches[:PAIRS_OF_A_GROUP]]
     assert len(set(group)) == PAIRS_OF_A_GROUP
-
-
-def test_the_replay_order_is_a_function_of_seed_and_phase(data):
-    items = [ReplayItem(torch.zeros(1, 2, 3, 4, 5), "", torch.zeros(6), str(i)) for i in range(9)]
-
-    def order(seed, phase):
-        fetcher = ReplayFetcher(seed)
-        fetcher.load(items, phase)
-        return [batch["keys"][0] for batch, _, _ in fetcher]
-
-    assert sorted(order(1, 1)) == [str(i) for i in range(9)]
-    assert order(1, 1) == order(1, 1)
-    assert order(1, 1) != order(1, 2)
-    assert order(1, 1) != order(2, 1)
 
 
 @pytest.mark.slow
@@ -333,34 +203,60 @@ def test_an_empty_stream_of_episodes_says_so(data):
         fit_slow_fast(make_trainer(1), make.make_learner(data), Nothing(), SETTINGS)
 
 
-def test_validation_runs_without_the_memory_which_is_back_afterwards(data, resting):
-    """Φ rests, so the validation loss must be the one of Φ alone, whatever Θ_i is there."""
-    alone = make.make_learner(data, optimizer=still, text_dropout=0.0)
-    trainer = make_trainer(1, limit_val_batches=1.0)
-    expected = trainer.validate(alone, make_datamodule(data), verbose=False)[0]["val/loss"]
+def scored_by_hand(data, settings=SETTINGS):
+    """`val/loss` of the one validation episode: Θ_i scores pair i, then learns it."""
+    (episode,) = make_datamodule(data, "episodes").val_dataloader()
+    with phase_of(data, settings, optimizer=still) as phase:
+        learner, generator = phase.slow, rng.stream(7, "val-noise", 0, 0)
+        memory, losses = phase.learner.fresh(f"val/{episode['key']}"), []
+        for i, action in enumerate(episode["actions"]):
+            pair = episode["pairs"][i : i + 1]
+            with phase.learner.weights.use(memory.theta[None]):
+                losses.append(denoising_loss(learner, pair, [action], generator))
+            phase.learn_pairs([memory], [Lesson(pair, action, "")])
+    return torch.stack(losses).mean().item()
+
+
+@pytest.mark.parametrize("inference_mode", [True, False])
+def test_validation_learns_the_episode_chunk_by_chunk(data, resting, inference_mode):
+    """Φ rests, so every validation scores alike, whatever Θ_i stood in the denoiser before it."""
     record, found = Record(), Validations()
-    trainer = make_trainer(4, [record, found], limit_val_batches=1.0, val_check_interval=1)
-    fit(data, 4, trainer=trainer, optimizer=still, text_dropout=0.0)
-    assert found.losses == [expected] * 4
+    trainer = make_trainer(
+        4,
+        [record, found],
+        limit_val_batches=1.0,
+        val_check_interval=1,
+        inference_mode=inference_mode,
+    )
+    learner, _, _ = fit(data, 4, trainer=trainer, optimizer=still, text_dropout=0.0)
+    assert found.losses == [pytest.approx(scored_by_hand(data), rel=1e-5)] * 4
+    assert len(set(found.losses)) == 1
     assert torch.equal(torch.stack(record.losses), torch.stack(resting.record.losses))
+    assert not any(p.grad is not None and p.grad.isnan().any() for p in learner.parameters())
+
+
+@pytest.mark.parametrize("inference_mode", [True, False])
+def test_validating_alone_scores_as_the_loop_does(data, inference_mode):
+    trainer = make_trainer(1, limit_val_batches=1.0, inference_mode=inference_mode)
+    learner = make.make_learner(data)
+    loss = validate_slow_fast(trainer, learner, make_datamodule(data, "episodes"), SETTINGS)
+    assert loss == pytest.approx(scored_by_hand(data), rel=1e-5)
+    trainer = make_trainer(1, limit_val_batches=1.0)
+    windows = trainer.validate(learner, make_datamodule(data, batch_size=1), verbose=False)
+    assert windows[0]["val/loss"] != loss, "without Θ"
+    assert num_hooks(learner) == 0
 
 
 @pytest.mark.parametrize("sized", [False, True])
 def test_validation_runs_after_each_group_by_default(data, sized):
     """Groups of 2 and, at the end of the 3 episodes, 1; a loader may know its length or not."""
 
-    class Episodes(pl.LightningDataModule):
-        def train_dataloader(self):
-            stream = make_datamodule(data, "episodes").train_dataloader()
-            return DataLoader(list(stream), batch_size=None) if sized else stream
-
-        def val_dataloader(self):
-            return make_datamodule(data).val_dataloader()
-
+    stream = make_datamodule(data, "episodes").train_dataloader()
+    datamodule = Episodes(data, list(stream)) if sized else make_datamodule(data, "episodes")
     found = Validations()
     trainer = make_trainer(5, [found], check_val_every_n_epoch=1, limit_val_batches=1.0)
     settings = replace(SETTINGS, max_chunks=1)
-    fit_slow_fast(trainer, make.make_learner(data), Episodes(), settings)
+    fit_slow_fast(trainer, make.make_learner(data), datamodule, settings)
     assert found.steps == [2, 3, 5]
 
 
@@ -377,37 +273,16 @@ def test_the_fast_loss_is_logged_against_chunk_pairs(trained):
     [
         ({"episodes_per_group": 0}, "episodes_per_group=0.*allowed: episodes_per_group >= 1"),
         ({"max_chunks": 0}, "max_chunks=0.*max_chunks >= 1 or null"),
+        (
+            {"slow_batch_size": 0},
+            "slow_batch_size=0, keep_replays=2; allowed: slow_batch_size >= 1",
+        ),
+        ({"keep_replays": 1}, "keep_replays=1; allowed: .*keep_replays >= 2"),
+        ({"plain_share": 1.5}, "plain_share=1.5.*0 <= plain_share <= 1"),
+        ({"meta_learning_rate": 0}, "meta_learning_rate=0; allowed: .*0 < meta_learning_rate <= 1"),
         ({"episodes_at_once": 0}, "episodes_at_once=0; allowed: 1 or more, or null"),
     ],
 )
 def test_settings_out_of_range_say_what_is_allowed(settings, message):
     with pytest.raises(ValueError, match=message):
         SlowFastSettings(**settings)
-
-
-def test_private_names_of_lightning_are_where_we_use_them(data):
-    """Fails first, and tells why, when a new Lightning moves what `sfv.training.loops` builds on."""
-    trainer = make_trainer(1)
-    assert isinstance(trainer.fit_loop, _FitLoop)
-    assert issubclass(_FitLoop, _Loop)
-    assert list(inspect.signature(_FitLoop.__init__).parameters) == [
-        "self", "trainer", "min_epochs", "max_epochs",
-    ]  # fmt: skip
-    assert list(inspect.signature(_FitLoop.advance).parameters) == ["self"]
-    for name in ("setup_data", "advance", "run", "done", "skip"):
-        assert hasattr(_FitLoop, name), name
-    for name in ("epoch_loop", "epoch_progress", "max_batches", "_data_fetcher"):
-        assert hasattr(trainer.fit_loop, name), name
-    assert list(inspect.signature(trainer.fit_loop.epoch_loop.run).parameters) == ["data_fetcher"]
-    fetcher = _DataFetcher()
-    for name in ("fetched", "done", "_start_profiler", "_stop_profiler"):
-        assert hasattr(fetcher, name), name
-    progress = _Progress()
-    for name in ("increment_ready", "increment_completed", "reset_on_run", "current", "total"):
-        assert hasattr(progress, name), name
-    for name in ("val_check_batch", "val_check_interval", "progress_bar_metrics", "strategy"):
-        assert hasattr(trainer, name), name
-    assert "self.epoch_loop.run(self._data_fetcher)" in inspect.getsource(_FitLoop.advance)
-    epoch_advance = inspect.getsource(lightning_epoch._TrainingEpochLoop.advance)
-    assert "batch, _, __ = next(data_fetcher)" in epoch_advance
-    assert "except StopIteration" in inspect.getsource(lightning_fit._FitLoop.run)

@@ -1,0 +1,133 @@
+"""Settings of the slow-fast loop; what each does is told in `docs/slow_fast_loop.md`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfv.diffusion.sampler import SamplerSettings
+from sfv.fast.settings import FastSettings
+from sfv.models.temporal_lora import LoRAInit, LoRATargets, TemporalLoRA
+from sfv.training.replay import ReplayOrder, ThetaStore
+from sfv.types import FastWeights, Precision
+
+InnerPairs = Literal["true", "generated"]
+MemoryScope = Literal["episode", "scene"]
+MemoryStart = Literal["fresh", "learned"]
+_ALPHA = "alpha"
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """The shape of Θ.
+
+    Args:
+        r: rank (paper: 32).
+        alpha: scale; Θ's update is multiplied by alpha / r.
+        targets: which layers carry Θ.
+        init: how its A is drawn; B starts at zero.
+    """
+
+    r: int = 32
+    alpha: float = 32.0
+    targets: LoRATargets = "temporal"
+    init: LoRAInit = "kaiming"
+
+    def adapt(self, denoiser: Any) -> TemporalLoRA:
+        """Put the place for such a Θ into a denoiser."""
+        return TemporalLoRA(denoiser, self.r, self.alpha, self.targets, self.init)
+
+    def state(self, weights: FastWeights, start: Float[Tensor, " p"]) -> dict[str, Tensor]:
+        """A learned Θ_0 as a world model keeps it: its scale belongs to it."""
+        return {**weights.state(start), _ALPHA: torch.tensor(float(self.alpha))}
+
+    def theta(self, weights: FastWeights, start: Mapping[str, Tensor]) -> Float[Tensor, " p"]:
+        """The learned Θ_0 that a world model keeps.
+
+        Raises:
+            ValueError: it was learned with another shape or scale than this.
+        """
+        if float(start[_ALPHA]) != self.alpha:
+            raise ValueError(
+                f"the model's learned start of memories has alpha = {float(start[_ALPHA])}, but lora.alpha "
+                f"is {self.alpha}; set it to that"
+            )
+        return weights.theta({name: value for name, value in start.items() if name != _ALPHA})
+
+
+@dataclass(frozen=True)
+class SlowFastSettings:
+    """The slow-fast loop (Algorithm 1b).
+
+    Args:
+        episodes_per_group: episodes in one fast phase, on each rank; at least 1.
+        max_chunks: chunk pairs taken of each episode, from its start; at least 1, None takes all.
+        lora: the shape of Θ.
+        fast: how Θ learns.
+        precision: arithmetic of the fast steps.
+        seed: names the random streams.
+        episodes_at_once: episodes of a group that learn in one batch, each its own Θ; at least 1, None
+            takes the whole group. Fewer need less memory; numbers agree up to rounding.
+        slow_batch_size: replay items of a slow batch, each with its own Θ_i; at least 1.
+        inner_pairs: what Θ learns from: the `true` chunks, or the true context with the chunk that the
+            model with Θ_i `generated` from it. The slow step is on the true pair in both cases.
+        sampler: how `generated` chunks are sampled.
+        replay_order: of the slow steps: `shuffled`, or `chronological`: episode by episode as learned.
+        theta_store: how a Θ_i waits for its slow step: in RAM as `float32` or `bfloat16` (half of it,
+            rounded), or on `disk` (exact; RAM holds one batch of them).
+        memory_scope: what shares a Θ: the chunks of an `episode`, or all episodes of a group that have
+            the same `scene`, which learn it one after the other (several episodes of one task).
+        plain_share: share of slow batches that are trained without Θ, on the same pairs: ordinary slow
+            learning mixed in. 0 to 1; which they are is drawn for each batch.
+        start: Θ_0 of an episode: `fresh` (the base model exactly), or `learned`: one start for all, moved
+            after each group by meta_learning_rate times the mean of Θ_end - Θ_0 (Reptile).
+        meta_learning_rate: of the learned start; above 0, at most 1.
+        keep_replays: so many of the newest checkpoints can be resumed from if they were made inside a
+            slow phase; at least 2.
+    """
+
+    episodes_per_group: int = 2
+    max_chunks: int | None = None
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    fast: FastSettings = field(default_factory=FastSettings)
+    precision: Precision = "32"
+    seed: int = 0
+    episodes_at_once: int | None = None
+    slow_batch_size: int = 1
+    inner_pairs: InnerPairs = "true"
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    replay_order: ReplayOrder = "shuffled"
+    theta_store: ThetaStore = "float32"
+    memory_scope: MemoryScope = "episode"
+    plain_share: float | int = 0.0
+    start: MemoryStart = "fresh"
+    meta_learning_rate: float | int = 0.1
+    keep_replays: int = 2
+
+    def __post_init__(self) -> None:
+        if self.episodes_per_group < 1 or (self.max_chunks is not None and self.max_chunks < 1):
+            raise ValueError(
+                f"the slow-fast loop got episodes_per_group={self.episodes_per_group}, "
+                f"max_chunks={self.max_chunks}; allowed: episodes_per_group >= 1, max_chunks >= 1 or "
+                "null"
+            )
+        if self.episodes_at_once is not None and self.episodes_at_once < 1:
+            raise ValueError(
+                f"the slow-fast loop got episodes_at_once={self.episodes_at_once}; allowed: 1 or more, or "
+                "null for the whole group"
+            )
+        if self.slow_batch_size < 1 or self.keep_replays < 2:
+            raise ValueError(
+                f"the slow-fast loop got slow_batch_size={self.slow_batch_size}, "
+                f"keep_replays={self.keep_replays}; allowed: slow_batch_size >= 1, keep_replays >= 2 "
+                "(the newest checkpoint, and the one before it while that is being written)"
+            )
+        if not 0 <= self.plain_share <= 1 or not 0 < self.meta_learning_rate <= 1:
+            raise ValueError(
+                f"the slow-fast loop got plain_share={self.plain_share}, "
+                f"meta_learning_rate={self.meta_learning_rate}; allowed: 0 <= plain_share <= 1, "
+                "0 < meta_learning_rate <= 1"
+            )
