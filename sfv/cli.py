@@ -79,17 +79,27 @@ def _input_errors() -> tuple[type[Exception], ...]:
 
 
 def _run(verb: str, args: list[str]) -> None:
+    if verb == "fit":
+        _fit(args)
+        return
     module, _, name = VERBS[verb][0].partition(":")
     function: Any = getattr(import_module(module), name)
-    if verb == "fit":
-        function(args)  # LightningCLI parses
-        return
     from jsonargparse import auto_cli
 
     # A verb is a function, or functions under names of their own; those take what they need by position.
     is_group = isinstance(function, dict)
     arguments = _with_flags(function, args) if not is_group else _underscored(args)
     auto_cli(function, args=arguments, prog=f"sfv {verb}", as_positional=is_group)
+
+
+def _fit(args: list[str]) -> None:
+    """Catch a cluster's signals first, while torch and Lightning load too; LightningCLI parses."""
+    from sfv.training import signals
+
+    with signals.caught():
+        from sfv.training.fit import fit
+
+        fit(args)
 
 
 def _with_flags(function: Callable[..., Any], args: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """`sfv fit`: slow learning, or the slow-fast loop, from one YAML file."""
 
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,12 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.report.tensorboard import log_hparams
+from sfv.training.attempts import FencedCheckpointIO, claim
+from sfv.training.preempt import Preemption
 from sfv.training.run_folder import newest_checkpoint, open_run_folder, tensorboard_logger
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings, fit_slow_fast
@@ -63,6 +67,8 @@ class FitCLI(LightningCLI):
             enable_version_counter=False,
         )
         kwargs["callbacks"] = [*(chosen.callbacks or []), checkpoint]
+        if SLURMEnvironment.detect():  # Lightning's own requeueing saves inside the signal handler
+            kwargs["plugins"] = [*_listed(chosen.plugins), SLURMEnvironment(auto_requeue=False)]
         if chosen.logger in (None, True):
             kwargs["logger"] = tensorboard_logger(out)
         trainer: pl.Trainer = super().instantiate_trainer(**kwargs)
@@ -72,6 +78,10 @@ class FitCLI(LightningCLI):
 def short_help(text: str) -> str:
     """Leave out the lists of every subclass that Python knows: thousands of lines of others' classes."""
     return re.sub(r",\s+known\s+subclasses:[^)]*", "", text)
+
+
+def _listed(plugins: Any) -> list[Any]:  # one, several or none
+    return list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins else []
 
 
 def _data_mode(slow_fast: Any) -> str:  # a namespace, not built yet
@@ -145,10 +155,17 @@ def train(
         slow_fast: the loop's settings; None trains slowly only.
         out: the run folder.
         settings: shown in TensorBoard's HParams beside `val/loss`.
+
+    Raises:
+        SystemExit: a signal asked training to stop; all is saved, the same call goes on.
+        StaleAttempt: another process has gone on with this run.
     """
+    attempt = claim(out) if trainer.is_global_zero else None  # then no older one writes a checkpoint
+    trainer.strategy.checkpoint_io = FencedCheckpointIO(attempt)
+    preemption = Preemption(out / "checkpoints" / "newest.ckpt")
     newest = newest_checkpoint(out)
     resume = None if newest is None else str(newest)
-    trainer.callbacks.append(AverageAtEnd())  # type: ignore[attr-defined]
+    trainer.callbacks.extend([AverageAtEnd(), preemption])  # type: ignore[attr-defined]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             log_hparams(logger, settings, {"val/loss": float("nan")})
@@ -161,5 +178,15 @@ def train(
         if trainer.interrupted:  # Lightning turns Ctrl-C into an exit that says nothing
             raise KeyboardInterrupt from error
         raise
-    if trainer.is_global_zero:
+    if preemption.exit_code is not None:
+        _say_stopped(trainer)
+        raise SystemExit(preemption.exit_code)
+    if attempt is not None:
+        attempt.check()
         learner.world_model.save(out / "model")
+
+
+def _say_stopped(trainer: pl.Trainer) -> None:
+    if trainer.is_global_zero:
+        step = trainer.global_step
+        print(f"sfv fit: asked to stop, saved slow step {step}; run again to go on", file=sys.stderr)
