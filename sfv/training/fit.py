@@ -104,12 +104,21 @@ class AverageAtEnd(pl.Callback):
                 callback.on_train_end(trainer, pl_module)
 
 
-def parse(args: Sequence[str]) -> FitCLI:
+class LoginNodeCLI(FitCLI):
+    """The same checks where the run's own devices are not: the trainer is built for one CPU."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        return super().instantiate_trainer(
+            accelerator="cpu", devices=1, num_nodes=1, strategy="auto", **kwargs
+        )
+
+
+def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI) -> FitCLI:
     """Parse and construct everything; a typo or a wrong type ends here, before any training."""
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    return FitCLI(
+    return cli(
         SlowLearner,
         EpisodeDataModule,
         run=False,
@@ -121,11 +130,17 @@ def parse(args: Sequence[str]) -> FitCLI:
     )
 
 
+def resolved(cli: FitCLI) -> str:
+    """The configuration with all defaults and linked values, as `config.yaml` holds it."""
+    config: str = cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False)
+    return config
+
+
 def fit(args: Sequence[str]) -> None:
     """Train in a run folder; the same settings again go on from its newest checkpoint."""
     cli = parse(args)
     out = Path(cli.config.out)
-    config = cli.parser.dump(cli.config, skip_link_targets=False)
+    config = resolved(cli)
     open_run_folder(out, config)
     train(
         cli.trainer,
