@@ -54,7 +54,7 @@ def check(flags: Sequence[str], site: Site, resources: Resources) -> Run:
     cli = parse([*flags, *resources.flags()], LoginNodeCLI)
     folder = Path(cli.config.out)
     script = render(folder.name, fit_command(folder), site, resources)
-    return Run(folder, resolved(cli), cli.parser.dump(cli.config, skip_none=False), script)
+    return Run(folder, resolved(cli), cli.parser.dump(cli.config, skip_unset=False), script)
 
 
 def fit_command(folder: Path) -> list[str]:

@@ -22,8 +22,15 @@ def submit(script: Path) -> str:
         the job's id.
 
     Raises:
+        ValueError: SLURM would take the folder's name amiss.
         SlurmError: sbatch is missing or refused.
     """
+    folder = str(script.parent.resolve())
+    if any(sign in folder for sign in "%\\\n"):
+        raise ValueError(
+            f"{folder!r} holds a %, a backslash or a line's end, which SLURM reads as a pattern for the "
+            "log's name; give another folder"
+        )
     printed = _run(["sbatch", "--parsable", script.name], script.parent)
     return printed.strip().split(";")[0]
 

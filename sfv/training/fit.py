@@ -132,7 +132,7 @@ def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI) -> FitCLI:
 
 def resolved(cli: FitCLI) -> str:
     """The configuration with all defaults and linked values, as `config.yaml` holds it."""
-    config: str = cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False)
+    config: str = cli.parser.dump(cli.config, skip_unset=False, skip_link_targets=False)
     return config
 
 

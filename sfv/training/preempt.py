@@ -38,6 +38,8 @@ class Preemption(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        if trainer.global_step == trainer.max_steps:
+            return  # done anyway
         if self.exit_code is None:
             self.exit_code = _agreed(trainer)
             if self.exit_code is None:

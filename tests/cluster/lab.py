@@ -141,7 +141,9 @@ class Lab:
         for name in NODES:
             self.kill_node(name)
         for name in ("slurmctld", "munge"):
-            _end(_read_pid(self.root / f"{name}.pid"), signal.SIGTERM)
+            pid = _read_pid(self.root / f"{name}.pid")
+            _end(pid, signal.SIGTERM)
+            wait_for(f"end of {name}", lambda: pid is None or not _runs(pid), 30)  # noqa: B023
         shutil.rmtree(self.root, ignore_errors=True)
 
     def run(self, *command: object, check: bool = True, cwd: Path | None = None) -> str:
@@ -216,6 +218,12 @@ def _end(pid: int | None, number: signal.Signals) -> None:
     if pid is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def _runs(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def _holders_of(log: Path) -> set[int]:
