@@ -15,6 +15,10 @@ LOG = "slurm-%j.out"
 KILLED_EARLY = 128 + 10
 """Exit code of a process that SIGUSR1 met before Python could catch it."""
 
+WAIT_S = 300
+"""How long processes may go on after the first has ended. They would wait for a crashed one for ever;
+killing them at once would hide with what code they end, and cut off the one that saves."""
+
 TIME = re.compile(r"^(\d+-)?\d+(:\d\d){0,2}$")
 
 
@@ -90,7 +94,7 @@ def render(
         *(f"module load {shlex.quote(module)}" for module in site.modules),
         *site.setup,
         "launch=",
-        '[ -z "${SLURM_JOB_ID:-}" ] || launch="srun --kill-on-bad-exit=1"',
+        f'[ -z "${{SLURM_JOB_ID:-}}" ] || launch="srun --kill-on-bad-exit=0 --wait={WAIT_S}"',
         *first,
         f"$launch {_line(site, python, command)}",
         "code=$?",

@@ -39,7 +39,8 @@ class Preemption(pl.Callback):
         batch_idx: int,
     ) -> None:
         if trainer.global_step == trainer.max_steps:
-            return  # done anyway
+            self.exit_code = None  # training is done: end as usual
+            return
         if self.exit_code is None:
             self.exit_code = _agreed(trainer)
             if self.exit_code is None:
