@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -20,7 +20,7 @@ from sfv.training.run_folder import git_state
 FOLDER = "attempts"
 
 
-class StaleAttempt(OSError):
+class StaleAttempt(ValueError):
     """A newer attempt has taken the run over; the message names both."""
 
 
@@ -106,7 +106,7 @@ class FencedCheckpointIO(TorchCheckpointIO):
         self._check()
         with replacing(Path(path)) as temporary:
             with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+                _save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             self._check()  # writing may have taken minutes
@@ -114,3 +114,13 @@ class FencedCheckpointIO(TorchCheckpointIO):
     def _check(self) -> None:
         if self.attempt is not None:
             self.attempt.check()
+
+
+def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:
+        # On a full disk torch's writer fails a second time when it closes, and hides the first.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

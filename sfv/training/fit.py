@@ -175,7 +175,9 @@ def train(
         SystemExit: a signal asked training to stop; all is saved, the same call goes on.
         StaleAttempt: another process has gone on with this run.
     """
-    attempt = claim(out) if trainer.is_global_zero else None  # then no older one writes a checkpoint
+    attempt = (
+        claim(out) if trainer.is_global_zero else None
+    )  # then no older one writes a checkpoint
     trainer.strategy.checkpoint_io = FencedCheckpointIO(attempt)
     preemption = Preemption(out / "checkpoints" / "newest.ckpt")
     newest = newest_checkpoint(out)
@@ -204,4 +206,6 @@ def train(
 def _say_stopped(trainer: pl.Trainer) -> None:
     if trainer.is_global_zero:
         step = trainer.global_step
-        print(f"sfv fit: asked to stop, saved slow step {step}; run again to go on", file=sys.stderr)
+        print(
+            f"sfv fit: asked to stop, saved slow step {step}; run again to go on", file=sys.stderr
+        )

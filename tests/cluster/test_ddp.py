@@ -70,7 +70,9 @@ def test_two_nodes_train_as_one_process_and_a_slow_rank_holds_nothing_up(lab, ru
         measured = {
             (rank, int(step) - 1): float.fromhex(loss) for step, _, loss in rows if step != "val"
         }
-        assert measured == pytest.approx({k: v for k, v in expected.items() if k[0] == rank}, rel=1e-5)
+        assert measured == pytest.approx(
+            {k: v for k, v in expected.items() if k[0] == rank}, rel=1e-5
+        )
     saved = torch.load(runs.out("ddp") / "checkpoints" / "newest.ckpt", weights_only=True)
     trained = saved["current_model_state"]
     for name, value in weights.items():
