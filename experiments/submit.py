@@ -1,6 +1,6 @@
 """Start one training run on a SLURM cluster.
 
-python -m experiments.submit --config experiments/configs/doom/tiny.yaml --nodes 2 --gpus-per-node 8 --time 4:00:00
+python -m experiments.submit --config experiments/configs/doom/tiny.yaml --gpus-per-node 8 --time 4:00:00
 """
 
 import argparse
@@ -86,14 +86,18 @@ def refuse_alive(folder: Path) -> None:
     Raises:
         FileExistsError: names the job.
     """
-    if not (folder / JOB).exists():
-        return
-    job = str(json.loads((folder / JOB).read_text())["id"])
-    if slurm.alive(job):
+    job = job_of(folder)
+    if job is not None and slurm.alive(job):
         raise FileExistsError(
             f"{folder}: job {job} of this folder is still there; wait, end it with `scancel {job}`, or "
             "give another --out"
         )
+
+
+def job_of(folder: Path) -> str | None:
+    """The job that was submitted last from a folder."""
+    path = folder / JOB
+    return str(json.loads(path.read_text())["id"]) if path.exists() else None
 
 
 def submit(script: Path) -> str:

@@ -11,6 +11,7 @@ from sfv.training.signals import REQUEUE_EXIT
 
 SCRIPT = "job.sh"
 LOG = "slurm-%j.out"
+ARRAY_LOG = "slurm-%A_%a.out"
 
 KILLED_EARLY = 128 + 10
 """Exit code of a process that SIGUSR1 met before Python could catch it."""
@@ -70,7 +71,7 @@ def render(
     site: Site,
     resources: Resources,
     prepare: list[str] | None = None,
-    extra: list[str] | None = None,
+    array: str | None = None,
 ) -> str:
     """Write a batch script; it also runs without SLURM, then on this computer alone.
 
@@ -80,10 +81,10 @@ def render(
         site: the cluster's defaults.
         resources: what the job asks for.
         prepare: arguments of Python for one process that runs first.
-        extra: further options of sbatch.
+        array: indices of the job's tasks, e.g. `0-11%4`.
     """
     python = site.python or ("python" if site.container else sys.executable)
-    options = [*_options(name, site, resources), *(extra or []), *site.sbatch]
+    options = [*_options(name, site, resources, array), *site.sbatch]
     first = [] if prepare is None else [f"{_line(site, python, prepare)} || exit $?"]
     lines = [
         "#!/bin/bash",
@@ -112,7 +113,7 @@ def render(
     return "\n".join(lines) + "\n"
 
 
-def _options(name: str, site: Site, resources: Resources) -> list[str]:
+def _options(name: str, site: Site, resources: Resources, array: str | None) -> list[str]:
     chosen = {
         "job-name": re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII),
         "partition": site.partition,
@@ -125,7 +126,8 @@ def _options(name: str, site: Site, resources: Resources) -> list[str]:
         "mem": site.memory,
         "time": resources.time,
         "signal": f"USR1@{site.warn_s}",
-        "output": LOG,
+        "array": array,
+        "output": LOG if array is None else ARRAY_LOG,
         "open-mode": "append",
     }
     return [f"--{key}={value}" for key, value in chosen.items() if value is not None] + [

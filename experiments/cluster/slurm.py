@@ -4,11 +4,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-ALIVE = frozenset(
-    "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STAGE_OUT SIGNALING RESIZING STOPPED "
-    "REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD".split()
+ENDED = frozenset(
+    {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
+    | {"BOOT_FAIL", "DEADLINE", "REVOKED"}
 )
-"""States in which a job may still write."""
+"""States in which a job writes nothing any more; in all others it runs or will."""
 
 
 class SlurmError(OSError):
@@ -53,7 +53,7 @@ def states(job: str) -> dict[str, str]:
 
 def alive(job: str) -> bool:
     """Whether any task of a job waits, runs or ends just now."""
-    return any(state in ALIVE for state in states(job).values())
+    return any(state not in ENDED for state in states(job).values())
 
 
 def cancel(job: str) -> None:

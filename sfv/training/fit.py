@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.report.tensorboard import log_hparams
@@ -136,12 +136,18 @@ def resolved(cli: FitCLI) -> str:
     return config
 
 
-def fit(args: Sequence[str]) -> None:
-    """Train in a run folder; the same settings again go on from its newest checkpoint."""
+def fit(args: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> None:
+    """Train in a run folder; the same settings again go on from its newest checkpoint.
+
+    Args:
+        args: flags.
+        callbacks: of the caller, besides those of the configuration.
+    """
     cli = parse(args)
     out = Path(cli.config.out)
     config = resolved(cli)
     open_run_folder(out, config)
+    cli.trainer.callbacks.extend(callbacks)
     train(
         cli.trainer,
         cli.model,

@@ -11,7 +11,7 @@ from sfv.training import signals
 class Probe(pl.Callback):
     """Writes `losses-RANK` and waits at gates.
 
-    A file `gates/PLACE` holds a run at that place until the signal named in it came, or until it is removed;
+    A file `gates/PLACE` holds a run at that place until the signal named in it came, or it is removed;
     `PLACE.reached` tells that it is there. Places: `train-STEP-RANK`, `val-STEP-RANK`.
     """
 

@@ -74,7 +74,7 @@ def test_only_the_newest_attempt_writes(tmp_path):
     with pytest.raises(StaleAttempt, match="attempt 2 has taken this run over, so attempt 1"):
         old.save_checkpoint({"global_step": 3}, path)
     assert torch.load(path, weights_only=True) == {"global_step": 2}
-    assert os.listdir(path.parent) == ["newest.ckpt"]
+    assert [p.name for p in path.parent.iterdir()] == ["newest.ckpt"]
     assert (first.number, second.number) == (1, 2)
     noted = json.loads((tmp_path / "attempts" / "0002.json").read_text())
     assert noted.keys() == {"started", "host", "job", "restarts", "commit"}
