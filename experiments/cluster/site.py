@@ -82,6 +82,8 @@ def load_yaml(path: Path, schema: type[T]) -> T:
     except OmegaConfBaseException as error:
         where = f" {error.full_key}:" if getattr(error, "full_key", None) else ""
         raise ValueError(f"{path}:{where} {str(error).splitlines()[0]}") from error
+    except ValueError as error:  # of the dataclasses' own checks
+        raise ValueError(f"{path}: {error}") from error
     except YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 

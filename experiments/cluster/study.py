@@ -109,7 +109,7 @@ class Study:
         frozen = self.trials()[number]
         if step not in frozen.intermediate_values:
             self.storage.set_trial_intermediate_value(frozen._trial_id, step, value)
-        return self.study.pruner.prune(self.study, self.trials()[number])
+        return bool(self.study.pruner.prune(self.study, self.trials()[number]))
 
     def prune(self, number: int) -> str:
         """End a trial that was stopped early."""
