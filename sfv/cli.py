@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "rollout": ("sfv.training.rollout:rollout", "generate long videos, with or without memory"),
     "memory": ("sfv.fast.memory_verbs:VERBS", "inspect, compare, merge, fork, export memories"),
     "evaluate": ("sfv.training.evaluate:evaluate", "measure a world model on test episodes"),
+    "board": ("sfv.report.board:board", "open TensorBoard on a run, a sweep or a folder of them"),
 }
 """Verb → (where its function lives, what it does). Imported only when asked for: torch is slow."""
 
@@ -88,8 +89,9 @@ def _run(verb: str, args: list[str]) -> None:
 
     # A verb is a function, or functions under names of their own; those take what they need by position.
     is_group = isinstance(function, dict)
+    by_position = is_group or verb == "board"
     arguments = _with_flags(function, args) if not is_group else _underscored(args)
-    auto_cli(function, args=arguments, prog=f"sfv {verb}", as_positional=is_group)
+    auto_cli(function, args=arguments, prog=f"sfv {verb}", as_positional=by_position)
 
 
 def _fit(args: list[str]) -> None:

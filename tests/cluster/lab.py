@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -242,3 +243,12 @@ def _tree(pid: int) -> list[int]:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *(p for child in children for p in _tree(int(child)))]
     return [pid]
+
+
+if __name__ == "__main__":  # python -m tests.cluster.lab bash: a shell on a cluster of its own
+    lab = Lab()
+    try:
+        lab.up()
+        sys.exit(subprocess.run(sys.argv[1:], env=lab.environment, check=False).returncode)
+    finally:
+        lab.down()

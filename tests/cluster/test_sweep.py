@@ -79,7 +79,10 @@ def test_a_grid_takes_every_combination_with_every_seed(sweep_file):
 
 @pytest.mark.parametrize("method", ["random", "tpe"])
 def test_a_requeued_trial_tries_the_same_again(sweep_file, runs, method):
-    space = {LR: {"low": 1e-4, "high": 1e-2, "log": True}, "data.shuffle_buffer": {"values": [1, 2]}}
+    space = {
+        LR: {"low": 1e-4, "high": 1e-2, "log": True},
+        "data.shuffle_buffer": {"values": [1, 2]},
+    }
     path = sweep_file(method=method, trials=3, space=space)
     folder = runs.out("sweep")
     folder.mkdir()
