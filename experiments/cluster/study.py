@@ -146,7 +146,8 @@ def _pruner(sweep: Sweep) -> BasePruner:
 
 def _suggest(trial: Trial, name: str, parameter: Parameter) -> Choice:
     if parameter.values is not None:
-        return trial.suggest_categorical(name, parameter.values)
+        choice: Choice = trial.suggest_categorical(name, parameter.values)
+        return choice
     assert parameter.low is not None and parameter.high is not None
     if parameter.integer:
         return trial.suggest_int(name, int(parameter.low), int(parameter.high), log=parameter.log)

@@ -49,8 +49,8 @@ def write_layout(folder: Path) -> None:
 
     if any(folder.glob(EVENTS)):
         return
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
-        writer.add_custom_scalars(  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_custom_scalars(
             {
                 category: {title: ["Multiline", tags] for title, tags in charts.items()}
                 for category, charts in LAYOUT.items()

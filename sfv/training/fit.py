@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -147,7 +147,7 @@ def fit(args: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> None:
     out = Path(cli.config.out)
     config = resolved(cli)
     open_run_folder(out, config)
-    cli.trainer.callbacks.extend(callbacks)
+    cli.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
     train(
         cli.trainer,
         cli.model,
