@@ -7,6 +7,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,12 @@ def check(flags: Sequence[str], site: Site, resources: Resources) -> Run:
     cli = parse([*flags, *resources.flags()], LoginNodeCLI)
     folder = Path(cli.config.out)
     script = render(folder.name, fit_command(folder), site, resources)
-    return Run(folder, resolved(cli), cli.parser.dump(cli.config, skip_unset=False), script)
+    settings: str = cli.parser.dump(cli.config, skip_unset=False)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Read it once as the job will: 1000 may come back as 1000.0, and then be another run's.
+        again = Path(scratch) / FIT
+        again.write_text(settings)
+        return Run(folder, resolved(parse([f"--config={again}"], LoginNodeCLI)), settings, script)
 
 
 def fit_command(folder: Path) -> list[str]:
