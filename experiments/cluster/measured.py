@@ -111,7 +111,8 @@ def _logged(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Value]
             seconds += max(times) - min(times)
         if "val/loss" in events.Tags()["scalars"]:
             newest = events.Scalars("val/loss")[-1]
-            last = max(last or (-1, 0.0), (newest.step, newest.value))
+            if newest.step > 0:  # at 0 stands the NaN that announces it to HParams
+                last = max(last or (-1, 0.0), (newest.step, newest.value))
     processes = int(settings.get("trainer.num_nodes") or 1) * _devices(settings)
     cost = seconds / 3600 * processes if seconds else None
     if last is None:

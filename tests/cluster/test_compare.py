@@ -96,5 +96,8 @@ def test_what_is_no_run_and_a_metric_that_is_not_there_are_named(tmp_path, capsy
     a = make_run(tmp_path / "a", settings(), [[(0, 1, 1.0)]])
     assert main([str(tmp_path)]) == 2
     assert f"{tmp_path}: no run folder" in capsys.readouterr().err
+    b = make_run(tmp_path / "b", settings(), [[(0, 0, float("nan"))]])
+    assert main([str(b)]) == 2
+    assert "neither val/loss nor a report.json" in capsys.readouterr().err
     assert main([str(a), "--metric", "fast/psnr", "--out", str(tmp_path / "out")]) == 2
     assert "these are: val/loss" in capsys.readouterr().err

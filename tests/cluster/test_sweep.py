@@ -5,10 +5,13 @@ import yaml
 
 from experiments import sweep as command
 from experiments.cluster.study import Study
-from experiments.cluster.sweep_file import combinations, load_sweep
+from experiments.cluster.sweep_file import combinations, load_sweep, num_trials
+from experiments.cluster.sweep_file import flags as to_flags
 from experiments.cluster.trial import prepare
-from tests.cluster.conftest import TINY
+from sfv.training.fit import LoginNodeCLI, parse
+from tests.cluster.conftest import ROOT, TINY
 from tests.cluster.lab import wait_for
+from tests.training.test_fit import flags
 
 LR = "model.optimizer.init_args.lr"
 
@@ -66,6 +69,24 @@ def test_a_wrong_sweep_says_what_is_allowed(sweep_file, capsys, changes, said):
     assert len(message.splitlines()) == 1 and str(path) in message
     for words in said:
         assert words in message
+
+
+SHIPPED = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_sweep_goes_with_its_config(path, data):
+    sweep = load_sweep(path)
+    header = path.read_text().splitlines()[0]
+    assert header == f"# python -m experiments.sweep {path.relative_to(ROOT)}"
+    assert sweep.out == f"runs/sweeps/{path.stem}" and num_trials(sweep) >= 9
+    settings = {name: (p.values or [p.high])[-1] for name, p in sweep.space.items()}
+    arguments = [*flags(data, ROOT / sweep.config), *to_flags(sweep.overrides | settings)]
+    if "slow_fast" in sweep.config:
+        arguments.append("--model.init_from=null")
+    config = parse(arguments, LoginNodeCLI).config
+    for name, value in settings.items():
+        assert config[name] == value
 
 
 def test_a_grid_takes_every_combination_with_every_seed(sweep_file):
