@@ -87,7 +87,8 @@ def _open(folder: Path, sweep: Sweep) -> Study:
 
 
 def _line(trial: FrozenTrial, state: str) -> str:
-    settings = " ".join(f"{name}={value}" for name, value in trial.params.items())
+    known = trial.params or trial.system_attrs.get("fixed_params", {})
+    settings = " ".join(f"{name}={value}" for name, value in known.items())
     reason = trial.user_attrs.get(REASON)
     value = "-" if trial.value is None else f"{trial.value:.5g}"
     return f"{trial.number:4} {state:<8} {value:>9}  {settings}" + (

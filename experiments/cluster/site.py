@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -64,8 +64,13 @@ def load_site(path: Path | None) -> Site:
     return Site() if path is None else load_yaml(path, Site)
 
 
-def load_yaml(path: Path, schema: type[T]) -> T:
+def load_yaml(path: Path, schema: type[T], verbatim: tuple[str, ...] = ()) -> T:
     """Read a YAML file of a given schema, a dataclass.
+
+    Args:
+        path: the file.
+        schema: with defaults and types.
+        verbatim: mappings whose `${...}` are another file's, and stay as they are.
 
     Raises:
         ValueError: names the file, the key and what is allowed.
@@ -73,8 +78,9 @@ def load_yaml(path: Path, schema: type[T]) -> T:
     """
     try:
         content = OmegaConf.load(path)
+        kept = _taken_out(content, verbatim)
         merged = OmegaConf.merge(OmegaConf.structured(schema), content)
-        return cast(T, OmegaConf.to_object(merged))
+        made = cast(T, OmegaConf.to_object(merged))
     except ConfigKeyError as error:
         raise ValueError(
             f"{path}: no setting {error.full_key!r}; allowed: {', '.join(_keys(schema, error))}"
@@ -86,6 +92,18 @@ def load_yaml(path: Path, schema: type[T]) -> T:
         raise ValueError(f"{path}: {error}") from error
     except YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+
+    for name, value in kept.items():
+        setattr(made, name, value)
+    return made
+
+
+def _taken_out(content: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    found = {}
+    for name in names:
+        if isinstance(content, DictConfig) and isinstance(content.get(name), DictConfig):
+            found[name] = OmegaConf.to_container(content.pop(name), resolve=False)
+    return found
 
 
 def _keys(schema: type[Any], error: ConfigKeyError) -> list[str]:

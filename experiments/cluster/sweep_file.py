@@ -92,7 +92,7 @@ def load_sweep(path: Path) -> Sweep:
         ValueError: names the setting and what is allowed.
         OSError: the file cannot be read.
     """
-    sweep = load_yaml(path, Sweep)
+    sweep = load_yaml(path, Sweep, ("overrides",))
     try:
         _check(sweep)
     except ValueError as error:

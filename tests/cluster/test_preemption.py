@@ -1,7 +1,6 @@
 import json
 
 import pytest
-import torch
 
 from sfv.cli import main
 from tests.cluster.conftest import TINY
@@ -46,21 +45,3 @@ def test_preempted_warned_and_lost_with_its_node_a_run_ends_as_if_nothing_had_be
     alone = ["fit", f"--config={TINY}", f"--out={runs.out('alone')}"]
     assert main([*alone, *runs.flags("alone", 7)]) == 0
     assert runs.losses(name) == runs.losses("alone")
-
-
-@pytest.mark.slow
-def test_slurm_warns_before_the_time_is_up_and_a_cancelled_job_stays_away(lab, runs, submitted):
-    """SLURM looks for jobs to warn every 30 s: with 60 s of 60 it warns within the first 30."""
-    runs.gate("short", "train-1-0", "requeue")
-    runs.gate("short", "train-2-0", "stop")
-    command = runs.command("short", 5, "--time=1:00", **{"trainer.val_check_interval": 9})
-    runs.site(warn_s=60)
-    job = submitted(command)
-    runs.reached("short", "train-2-0")
-    lab.run("scancel", job)
-    log = runs.out("short") / f"slurm-{job}.out"
-    assert lab.wait(job) == "CANCELLED", log.read_text()
-    assert [a["restarts"] for a in attempts(runs, "short")] == [0, 1]
-    assert "saved slow step 2;" in log.read_text()
-    state = torch.load(runs.out("short") / "checkpoints" / "newest.ckpt", weights_only=True)
-    assert state["global_step"] == 3, "saved when it was cancelled, too"

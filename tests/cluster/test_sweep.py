@@ -89,6 +89,13 @@ def test_every_shipped_sweep_goes_with_its_config(path, data):
         assert config[name] == value
 
 
+def test_interpolations_are_left_to_the_config(sweep_file):
+    path = sweep_file(overrides={"trainer.val_check_interval": "${trainer.max_steps}"})
+    assert to_flags(load_sweep(path).overrides) == [
+        "--trainer.val_check_interval=${trainer.max_steps}"
+    ]
+
+
 def test_a_grid_takes_every_combination_with_every_seed(sweep_file):
     space = {LR: {"values": [1e-3, 1e-2]}, "data.shuffle_buffer": {"values": [1, 2, 3]}}
     found = list(combinations(load_sweep(sweep_file(space=space, seeds=[0, 7]))))
@@ -155,31 +162,49 @@ def test_a_wrong_name_in_the_space_ends_before_anything_is_written(sweep_file, r
 def test_a_sweep_on_a_cluster_survives_a_lost_node_and_is_all_accounted_for(
     lab, runs, sweep_file, capsys
 ):
-    changes = {"trainer.callbacks+": "tests.cluster.probe.Probe"}
-    path = sweep_file(space={LR: {"values": [1e-3, -1.0]}, "data.shuffle_buffer": {"values": [9]}})
+    path = sweep_file(space={LR: {"values": [1e-3, 1e-2, -1.0]}})
     content = yaml.safe_load(path.read_text())
-    content["overrides"] |= {**changes, "trainer.callbacks.folder": str(runs.probed("sweep"))}
+    content["overrides"] |= {
+        "trainer.callbacks+": "tests.cluster.probe.Probe",
+        "trainer.callbacks.folder": "${out} probed",
+    }
     path.write_text(yaml.safe_dump(content))
-    runs.gate("sweep", "train-1-0", "stop")
     assert command.main([str(path), "--site", str(runs.site())]) == 0, capsys.readouterr().err
+    held = "sweep/trial-0000"
+    runs.gate(held, "train-1-0", "stop")
     job = capsys.readouterr().out.split()[1].rstrip(":")
     assert command.main([str(path), "--site", str(runs.site())]) == 2
     assert f"job {job} of this folder is still there" in capsys.readouterr().err
 
-    runs.reached("sweep", "train-1-0")
-    attempt = runs.out("sweep") / "trial-0000" / "attempts" / "0001.json"
-    node = json.loads(attempt.read_text())["host"]
+    lost = runs.out("sweep") / "trial-0000" / "attempts"
+    wait_for("the other trials", lambda: set(tasks(lab, job)) == {"0"}, 120)
+    runs.reached(held, "train-1-0")
+    node = json.loads((lost / "0001.json").read_text())["host"]
     lab.kill_node(node)
-    (runs.probed("sweep") / "gates" / "train-1-0").unlink()
+    (runs.probed(held) / "gates" / "train-1-0.reached").unlink()
     lab.mark_down(node)
-    wait_for("the end", lambda: not lab.run("squeue", "--noheader", f"--jobs={job}"), 120)
+    runs.reached(held, "train-1-0")
     lab.restore(node)
+    assert len(list(lost.iterdir())) == 2
+    assert status(path, capsys) == "3 trials: 1 complete, 1 fail, 1 running"
 
-    assert command.main(["status", str(path)]) == 0
+    assert command.main(["stop", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "3 trials: 1 complete, 2 fail"
+    wait_for("the end", lambda: not tasks(lab, job))
+    assert (lost.parent / "checkpoints" / "newest.ckpt").exists(), "saved when it was cancelled"
+    assert lab.run("squeue", "--noheader") == "", "and not requeued"
+    command.main(["status", str(path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:2] == ["0", "COMPLETE"]
-    assert lines[1].split()[:2] == ["1", "FAIL"] and "Invalid learning rate: -1.0" in lines[1]
-    assert lines[-1] == "2 trials: 1 complete, 1 fail"
-    assert len(list((runs.out("sweep") / "trial-0000" / "attempts").iterdir())) == 2
+    assert "(stopped)" in lines[0] and "Invalid learning rate: -1.0" in lines[2]
     assert command.main(["best", str(path)]) == 0
-    assert str(runs.out("sweep") / "trial-0000") in capsys.readouterr().out
+    assert str(runs.out("sweep") / "trial-0001") in capsys.readouterr().out
+
+
+def tasks(lab, job):
+    """Indices of the tasks that have not ended."""
+    return lab.run("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%K").split()
+
+
+def status(path, capsys):
+    assert command.main(["status", str(path)]) == 0
+    return capsys.readouterr().out.splitlines()[-1]
