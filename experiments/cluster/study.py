@@ -91,7 +91,10 @@ class Study:
         Returns:
             `COMPLETE`, or why there is no value.
         """
-        measured = self.trials()[number].intermediate_values
+        frozen = self.trials()[number]
+        if frozen.state.is_finished():  # it was stopped at the last moment
+            return f"{frozen.state.name} already"
+        measured = frozen.intermediate_values
         value = measured[max(measured)] if measured else None
         if value is None or not math.isfinite(value):
             reason = f"{self.sweep.objective} is {'not measured' if value is None else value}"
@@ -113,9 +116,10 @@ class Study:
 
     def prune(self, number: int) -> str:
         """End a trial that was stopped early."""
-        measured = self.trials()[number].intermediate_values
-        self.study.tell(number, state=TrialState.PRUNED)
-        return f"{TrialState.PRUNED.name} at slow step {max(measured)}"
+        frozen = self.trials()[number]
+        if not frozen.state.is_finished():
+            self.study.tell(number, state=TrialState.PRUNED)
+        return f"{TrialState.PRUNED.name} at slow step {max(frozen.intermediate_values)}"
 
     def fail(self, number: int, reason: str) -> None:
         """End a trial without a value."""

@@ -69,7 +69,6 @@ class Runs:
             "trainer.log_every_n_steps": 1,
             "trainer.enable_progress_bar": "false",
             "trainer.callbacks+": "tests.cluster.probe.Probe",
-            "trainer.callbacks.folder": self.probed(name),
             **changes,
         }
         return [f"--{key}={value}" for key, value in settings.items()]

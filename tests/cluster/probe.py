@@ -9,14 +9,16 @@ from sfv.training import signals
 
 
 class Probe(pl.Callback):
-    """Writes `losses-RANK` and waits at gates.
+    """Writes `losses-RANK` beside the run folder and waits at gates.
 
     A file `gates/PLACE` holds a run at that place until the signal named in it came, or it is removed;
     `PLACE.reached` tells that it is there. Places: `train-STEP-RANK`, `val-STEP-RANK`.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+    folder = Path()
+
+    def setup(self, trainer, pl_module, stage):
+        self.folder = Path(f"{trainer.default_root_dir} probed")
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.hold(f"train-{trainer.global_step}-{trainer.global_rank}")

@@ -164,26 +164,23 @@ def test_a_sweep_on_a_cluster_survives_a_lost_node_and_is_all_accounted_for(
 ):
     path = sweep_file(space={LR: {"values": [1e-3, 1e-2, -1.0]}})
     content = yaml.safe_load(path.read_text())
-    content["overrides"] |= {
-        "trainer.callbacks+": "tests.cluster.probe.Probe",
-        "trainer.callbacks.folder": "${out} probed",
-    }
+    content["overrides"]["trainer.callbacks+"] = "tests.cluster.probe.Probe"
     path.write_text(yaml.safe_dump(content))
     assert command.main([str(path), "--site", str(runs.site())]) == 0, capsys.readouterr().err
     held = "sweep/trial-0000"
-    runs.gate(held, "train-1-0", "stop")
+    runs.gate(held, "train-0-0", "stop")
     job = capsys.readouterr().out.split()[1].rstrip(":")
     assert command.main([str(path), "--site", str(runs.site())]) == 2
     assert f"job {job} of this folder is still there" in capsys.readouterr().err
 
     lost = runs.out("sweep") / "trial-0000" / "attempts"
     wait_for("the other trials", lambda: set(tasks(lab, job)) == {"0"}, 120)
-    runs.reached(held, "train-1-0")
+    runs.reached(held, "train-0-0")
     node = json.loads((lost / "0001.json").read_text())["host"]
     lab.kill_node(node)
-    (runs.probed(held) / "gates" / "train-1-0.reached").unlink()
+    (runs.probed(held) / "gates" / "train-0-0.reached").unlink()
     lab.mark_down(node)
-    runs.reached(held, "train-1-0")
+    runs.reached(held, "train-0-0")
     lab.restore(node)
     assert len(list(lost.iterdir())) == 2
     assert status(path, capsys) == "3 trials: 1 complete, 1 fail, 1 running"
