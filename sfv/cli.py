@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "sfv.training.estimate:estimate",
         "memory, compute and days of a fit config, without a GPU, data or weights",
     ),
+    "board": ("sfv.report.board:board", "open TensorBoard on a run, a sweep or a folder of them"),
 }
 """Verb → (where its function lives, what it does). Imported only when asked for: torch is slow."""
 
@@ -83,17 +84,31 @@ def _input_errors() -> tuple[type[Exception], ...]:
 
 
 def _run(verb: str, args: list[str]) -> None:
+    if verb == "fit":
+        _fit(args)
+        return
     module, _, name = VERBS[verb][0].partition(":")
     function: Any = getattr(import_module(module), name)
-    if verb in ("fit", "estimate"):
-        function(args)  # LightningCLI parses
+    if verb == "estimate":
+        function(args)  # parses as `sfv fit` does
         return
     from jsonargparse import auto_cli
 
     # A verb is a function, or functions under names of their own; those take what they need by position.
     is_group = isinstance(function, dict)
+    by_position = is_group or verb == "board"
     arguments = _with_flags(function, args) if not is_group else _underscored(args)
-    auto_cli(function, args=arguments, prog=f"sfv {verb}", as_positional=is_group)
+    auto_cli(function, args=arguments, prog=f"sfv {verb}", as_positional=by_position)
+
+
+def _fit(args: list[str]) -> None:
+    """Catch a cluster's signals first, while torch and Lightning load too; LightningCLI parses."""
+    from sfv.training import signals
+
+    with signals.caught():
+        from sfv.training.fit import fit
+
+        fit(args)
 
 
 def _with_flags(function: Callable[..., Any], args: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """`sfv fit`: slow learning, or the slow-fast loop, from one YAML file."""
 
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -17,7 +19,8 @@ from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.report.tensorboard import log_hparams
-from sfv.training.checkpoints import FileOrFolder
+from sfv.training.attempts import FencedCheckpointIO, claim
+from sfv.training.preempt import Preemption
 from sfv.training.run_folder import newest_checkpoint, open_run_folder, tensorboard_logger
 from sfv.training.sharded_strategy import ShardedStrategy
 from sfv.training.sharding import whole
@@ -67,6 +70,8 @@ class FitCLI(LightningCLI):
             enable_version_counter=False,
         )
         kwargs["callbacks"] = [*(chosen.callbacks or []), checkpoint]
+        if SLURMEnvironment.detect():  # Lightning's own requeueing saves inside the signal handler
+            kwargs["plugins"] = [*_listed(chosen.plugins), SLURMEnvironment(auto_requeue=False)]
         if chosen.logger in (None, True):
             kwargs["logger"] = tensorboard_logger(out)
         trainer: pl.Trainer = super().instantiate_trainer(**kwargs)
@@ -76,6 +81,10 @@ class FitCLI(LightningCLI):
 def short_help(text: str) -> str:
     """Leave out the lists of every subclass that Python knows: thousands of lines of others' classes."""
     return re.sub(r",\s+known\s+subclasses:[^)]*", "", text)
+
+
+def _listed(plugins: Any) -> list[Any]:  # one, several or none
+    return list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins else []
 
 
 def _data_mode(slow_fast: Any) -> str:  # a namespace, not built yet
@@ -98,12 +107,21 @@ class AverageAtEnd(pl.Callback):
                 callback.on_train_end(trainer, pl_module)
 
 
-def parse(args: Sequence[str]) -> FitCLI:
+class LoginNodeCLI(FitCLI):
+    """The same checks where the run's own devices are not: the trainer is built for one CPU."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        return super().instantiate_trainer(
+            accelerator="cpu", devices=1, num_nodes=1, strategy="auto", **kwargs
+        )
+
+
+def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI) -> FitCLI:
     """Parse and construct everything; a typo or a wrong type ends here, before any training."""
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    return FitCLI(
+    return cli(
         SlowLearner,
         EpisodeDataModule,
         run=False,
@@ -115,14 +133,26 @@ def parse(args: Sequence[str]) -> FitCLI:
     )
 
 
-def fit(args: Sequence[str]) -> None:
-    """Train in a run folder; the same settings again go on from its newest checkpoint."""
+def resolved(cli: FitCLI) -> str:
+    """The configuration with all defaults and linked values, as `config.yaml` holds it."""
+    config: str = cli.parser.dump(cli.config, skip_unset=False, skip_link_targets=False)
+    return config
+
+
+def fit(args: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> None:
+    """Train in a run folder; the same settings again go on from its newest checkpoint.
+
+    Args:
+        args: flags.
+        callbacks: of the caller, besides those of the configuration.
+    """
     cli = parse(args)
     out = Path(cli.config.out)
-    config = cli.parser.dump(cli.config, skip_link_targets=False)
+    config = resolved(cli)
     check_strategy(cli.trainer)
     if cli.trainer.is_global_zero:  # the others would find it half made
         open_run_folder(out, config)
+    cli.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
     train(
         cli.trainer,
         cli.model,
@@ -172,12 +202,17 @@ def train(
         slow_fast: the loop's settings; None trains slowly only.
         out: the run folder.
         settings: shown in TensorBoard's HParams beside `val/loss`.
+
+    Raises:
+        SystemExit: a signal asked training to stop; all is saved, the same call goes on.
+        StaleAttempt: another process has gone on with this run.
     """
+    attempt = claim(out) if trainer.is_global_zero else None  # from here no older one writes
+    trainer.strategy.checkpoint_io = FencedCheckpointIO(attempt)
+    preemption = Preemption(out / "checkpoints" / "newest.ckpt")
     newest = newest_checkpoint(out)
     resume = None if newest is None else str(newest)
-    if not isinstance(trainer.strategy, ShardedStrategy):
-        trainer.strategy.checkpoint_io = FileOrFolder()
-    trainer.callbacks.append(AverageAtEnd())  # type: ignore[attr-defined]
+    trainer.callbacks.extend([AverageAtEnd(), preemption])  # type: ignore[attr-defined]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             log_hparams(logger, settings, {"val/loss": float("nan")})
@@ -190,6 +225,18 @@ def train(
         if trainer.interrupted:  # Lightning turns Ctrl-C into an exit that says nothing
             raise KeyboardInterrupt from error
         raise
+    if preemption.exit_code is not None:
+        _say_stopped(trainer)
+        raise SystemExit(preemption.exit_code)
     with whole(learner, keep=trainer.is_global_zero):
-        if trainer.is_global_zero:
+        if attempt is not None:
+            attempt.check()
             learner.world_model.save(out / "model")
+
+
+def _say_stopped(trainer: pl.Trainer) -> None:
+    if trainer.is_global_zero:
+        step = trainer.global_step
+        print(
+            f"sfv fit: asked to stop, saved slow step {step}; run again to go on", file=sys.stderr
+        )

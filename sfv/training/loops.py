@@ -12,7 +12,7 @@ All private Lightning names that the project uses are imported here and nowhere 
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from sfv.fast.learner import FastReport
 from sfv.training.fast_phase import FastPhase, Learned
 from sfv.training.replay import Replay, ReplayItem, SlowBatch, collate
+from sfv.training.sharding import gathered
 from sfv.types import EpisodeBatch
 
 Plan = Callable[[list[ReplayItem], int], list[SlowBatch]]
@@ -61,8 +62,8 @@ class FastLoop(_Loop):
         self._learned: Learned | None = None
 
     def whole_weights(self, module: nn.Module) -> AbstractContextManager[None]:
-        """Φ is whole on this rank inside; for strategies that shard it, which replace this."""
-        return nullcontext()
+        """Φ is whole on this rank inside, so that ranks may take unequal numbers of fast steps."""
+        return gathered(module)
 
     def run(self, data_fetcher: _DataFetcher, group: int) -> int:
         """Learn one group; the number of its replay items on this rank.
@@ -80,7 +81,7 @@ class FastLoop(_Loop):
         num_pairs = sum(len(course.lessons) for course in courses)
         self.call("on_fast_phase_start", num_pairs)
         profile = self.trainer.profiler.profile("run_fast_phase")  # type: ignore[attr-defined]
-        with profile, self.whole_weights(self.phase.denoiser):
+        with profile, self.whole_weights(self.trainer.lightning_module):
             self._learned = self.phase.learn(courses, self._report)
         self.call("on_fast_phase_end")
         return num_pairs

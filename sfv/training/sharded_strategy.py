@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from sfv.training.attempts import FencedCheckpointIO
 from sfv.training.checkpoints import (
     META,
     FileOrFolder,
@@ -101,6 +102,8 @@ class ShardedStrategy(ModelParallelStrategy):
         self.barrier()
         if self.is_global_zero:
             torch.save(checkpoint, part / META)
+            if isinstance(self.checkpoint_io, FencedCheckpointIO):
+                self.checkpoint_io.check()  # writing may have taken minutes
             put_in_place(path)
         self.barrier()
 

@@ -1,0 +1,1 @@
+"""Jobs on a SLURM cluster: what a site wants, batch scripts, job states, sweeps."""
