@@ -110,13 +110,19 @@ class Same(SlowLearner):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         generator = rng.stream(0, "same", self.global_step, batch_idx)
         latents = torch.randn(2, 5, 5, 4, 6, generator=generator)
-        loss = self._loss({"latents": latents}, ["", ACTIONS[self.global_step % 4]], generator)
+        loss = self._loss(
+            {"latents": latents, "num_context": 3}, ["", ACTIONS[self.global_step % 4]], generator
+        )
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         generator = rng.stream(0, "same-val", batch_idx)
         latents = torch.randn(2, 5, 5, 4, 6, generator=generator)
-        self.log("val/loss", self._loss({"latents": latents}, ["", ""], generator), sync_dist=True)
+        self.log(
+            "val/loss",
+            self._loss({"latents": latents, "num_context": 3}, ["", ""], generator),
+            sync_dist=True,
+        )
 
 
 def same_batches(run: Run) -> dict[str, Any]:
@@ -174,7 +180,7 @@ def own_batch(step: int, rank: int) -> tuple[dict[str, Any], list[str], torch.Ge
     """What a rank learns slowly: another batch on each."""
     generator = rng.stream(0, "own", step, rank)
     latents = torch.randn(1, 5, 5, 4, 6, generator=generator)
-    return {"latents": latents}, [ACTIONS[rank]], generator
+    return {"latents": latents, "num_context": 3}, [ACTIONS[rank]], generator
 
 
 class Own(SlowLearner):
