@@ -17,6 +17,7 @@ SOURCES = [
 FILE_LINES, FUNCTION_LINES = 400, 50
 
 ALLOWED = {
+    ("experiments/cluster/study.py", "RandomSampler"): "Optuna's; seeded by sweep and trial",
     ("sfv/models/denoiser.py", "torch.manual_seed"): "diffusers initialises; under fork_rng",
     ("sfv/training/slow.py", "torch.manual_seed"): "dropout has no generator; seeded each step",
 }

@@ -45,3 +45,17 @@ def test_preempted_warned_and_lost_with_its_node_a_run_ends_as_if_nothing_had_be
     alone = ["fit", f"--config={TINY}", f"--out={runs.out('alone')}"]
     assert main([*alone, *runs.flags("alone", 7)]) == 0
     assert runs.losses(name) == runs.losses("alone")
+
+
+@pytest.mark.slow
+def test_a_job_is_warned_by_slurm_itself_before_its_time_is_up(lab, runs, submitted):
+    """SLURM looks for jobs to warn every 30 s: with 60 s of 60 it does within the first 30."""
+    runs.gate("short", "train-0-0", "requeue")
+    command = runs.command("short", 5, "--time=1:00", **{"trainer.val_check_interval": 9})
+    runs.site(warn_s=60)
+    job = submitted(command)
+    runs.reached("short", "train-0-0")
+    wait_for("requeue", lambda: lab.state(job) == "PENDING")
+    lab.run("scancel", job)
+    log = (runs.out("short") / f"slurm-{job}.out").read_text()
+    assert "saved slow step 1;" in log
