@@ -253,7 +253,7 @@ class SlowFastFitLoop(_FitLoop):
     """
 
     def __init__(
-        self, stock: _FitLoop, fast_loop: FastLoop, replay: Replay, plan: Plan, num_context: int
+        self, stock: Any, fast_loop: FastLoop, replay: Replay, plan: Plan, num_context: int
     ) -> None:
         super().__init__(stock.trainer, stock.min_epochs, stock.max_epochs)
         self.epoch_loop = SlowEpochLoop(stock.trainer, stock.min_steps, stock.max_steps)
@@ -385,16 +385,17 @@ class SlowFastFitLoop(_FitLoop):
         interval = self.trainer.val_check_interval
         if isinstance(interval, float) and len(self.fetcher):
             self.trainer.val_check_batch = max(1, int(len(self.fetcher) * interval))
+        elif self.group == 1 and self.trainer.check_val_every_n_epoch is not None:
+            self._check_interval(interval)
+
+    def _check_interval(self, interval: int | float) -> None:
+        if interval > self.max_batches and self.trainer.enable_validation:
+            raise ValueError(
+                f"val_check_interval is {interval}, but a group of episodes gave {self.max_batches} slow "
+                "batches, so validation would never run: set check_val_every_n_epoch to null to count "
+                "slow batches through all groups, or give a smaller val_check_interval"
+            )
 
 
 def _set_all(counts: Any, value: int) -> None:
     counts.ready = counts.started = counts.processed = counts.completed = value
-
-
-def use_slow_fast_loop(
-    trainer: pl.Trainer, fast_loop: FastLoop, replay: Replay, plan: Plan, num_context: int
-) -> SlowFastFitLoop:
-    """Replace the trainer's fit loop; call it before `trainer.fit`."""
-    loop = SlowFastFitLoop(trainer.fit_loop, fast_loop, replay, plan, num_context)
-    trainer.fit_loop = loop
-    return loop

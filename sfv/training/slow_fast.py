@@ -16,7 +16,7 @@ from sfv.training.fast_phase import FastPhase
 from sfv.training.loop_progress import use_loop_bar
 from sfv.training.loop_settings import LoRASettings as LoRASettings
 from sfv.training.loop_settings import SlowFastSettings as SlowFastSettings
-from sfv.training.loops import FastLoop, use_slow_fast_loop
+from sfv.training.loops import FastLoop, SlowFastFitLoop
 from sfv.training.replay import Replay, ReplayItem, SlowBatch, plan_batches
 from sfv.training.slow import SlowLearner
 
@@ -156,7 +156,8 @@ def fit_slow_fast(
     with with_memories(trainer, learner, settings) as phase:
         rate = settings.meta_learning_rate if settings.start == "learned" else None
         fast_loop = FastLoop(trainer, phase, settings.episodes_per_group, rate)
-        use_slow_fast_loop(trainer, fast_loop, phase.replay, plan, learner.num_context)
+        stock, replay = trainer.fit_loop, phase.replay
+        trainer.fit_loop = SlowFastFitLoop(stock, fast_loop, replay, plan, learner.num_context)
         use_loop_bar(trainer)
         trainer.fit(learner, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         start = phase.learner.start

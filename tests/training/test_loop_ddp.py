@@ -102,7 +102,7 @@ def two_ranks(folder: Path, steps: int, out: Path) -> list[dict]:
         for rank in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=200)[1] for process in processes]
+        errors = [process.communicate(timeout=600)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -144,6 +144,14 @@ def test_val_check_interval_counts_slow_batches(data, interval, every_group, ste
     assert found.steps == steps
 
 
+def test_an_interval_that_no_group_reaches_is_an_error(data):
+    trainer = make_trainer(
+        3, limit_val_batches=1.0, val_check_interval=3, check_val_every_n_epoch=1
+    )
+    with pytest.raises(ValueError, match="interval is 3, but a group of episodes gave 2 slow"):
+        fit(data, 3, QUICK, trainer=trainer)
+
+
 def test_accumulation_steps_inside_a_group_and_at_its_end(data):
     """3 batches a step: groups of 4 and 2 batches make 2 steps and 1."""
     record = Record()

@@ -30,7 +30,7 @@ def test_a_run_that_was_killed_goes_on_exactly(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert done.stdout.count(": exact (killed after") == 7
