@@ -18,6 +18,7 @@ from sfv.training.loop_settings import LoRASettings as LoRASettings
 from sfv.training.loop_settings import SlowFastSettings as SlowFastSettings
 from sfv.training.loops import FastLoop, SlowFastFitLoop
 from sfv.training.replay import Replay, ReplayItem, SlowBatch, plan_batches
+from sfv.training.sharding import gathered
 from sfv.training.slow import SlowLearner
 
 
@@ -53,7 +54,7 @@ class EpisodeScore:
 
     phase: FastPhase
     lora: TemporalLoRA
-    num_context: int
+    learner: SlowLearner
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield each pair of an episode, then learn it; a batch of windows is scored without Θ."""
@@ -61,14 +62,15 @@ class EpisodeScore:
             yield batch
             return
         memory = self.phase.learner.fresh(f"val/{batch['key']}")
-        for lesson in self.phase.lessons(batch):  # type: ignore[arg-type]
-            with self.lora.use(memory.theta[None]):
-                yield {
-                    "latents": lesson.pair,
-                    "actions": [lesson.action],
-                    "num_context": self.num_context,
-                }
-            self.phase.learn_pairs([memory], [lesson])
+        with gathered(self.learner):  # episodes are not equally long on all ranks
+            for lesson in self.phase.lessons(batch):  # type: ignore[arg-type]
+                with self.lora.use(memory.theta[None]):
+                    yield {
+                        "latents": lesson.pair,
+                        "actions": [lesson.action],
+                        "num_context": self.learner.num_context,
+                    }
+                self.phase.learn_pairs([memory], [lesson])
 
 
 def make_learner(
@@ -123,7 +125,7 @@ def with_memories(
     with settings.lora.adapt(learner.denoiser) as lora:
         phase = make_phase(trainer, learner, lora, settings)
         memory, before = ReplayMemory(lora), learner.windows_of
-        learner.windows_of = EpisodeScore(phase, lora, learner.num_context)
+        learner.windows_of = EpisodeScore(phase, lora, learner)
         callbacks.append(memory)
         try:
             yield phase
