@@ -69,7 +69,9 @@ class Budget:
         loop = self.plan.slow_fast
         if loop is None or self.fast is None:
             return 0
-        return loop.episodes_per_group * (loop.max_chunks or self.chunks) * self.fast.theta
+        theta = {"float32": self.fast.theta, "bfloat16": self.fast.theta // 2, "disk": 0}
+        pairs = loop.episodes_per_group * (loop.max_chunks or self.chunks)
+        return pairs * theta[loop.theta_store]
 
     def flops(self) -> int:
         """Of one slow step on each GPU, with the fast learning of its chunk pairs."""

@@ -129,7 +129,7 @@ def trace(plan: Plan) -> tuple[SlowTrace, FastTrace | None]:
         with replaying(learner, loop) as (callback, num):
             slow = trace_slow(
                 learner,
-                lambda: {**plan.batch(), "memory": torch.zeros(num)},
+                lambda: {**plan.batch(), "memory": torch.zeros(plan.batch_size, num)},
                 *settings,
                 [*plan.callbacks(), callback],
                 clip,

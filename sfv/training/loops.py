@@ -12,7 +12,6 @@ All private Lightning names that the project uses are imported here and nowhere 
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -21,7 +20,7 @@ from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.loops.fit_loop import RestartStage, _FitLoop
 from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfv.fast.learner import FastReport
 from sfv.training.fast_phase import FastPhase, Learned
@@ -61,10 +60,6 @@ class FastLoop(_Loop):
         self._before: int | None = None
         self._learned: Learned | None = None
 
-    def whole_weights(self, module: nn.Module) -> AbstractContextManager[None]:
-        """Φ is whole on this rank inside, so that ranks may take unequal numbers of fast steps."""
-        return gathered(module)
-
     def run(self, data_fetcher: _DataFetcher, group: int) -> int:
         """Learn one group; the number of its replay items on this rank.
 
@@ -81,7 +76,10 @@ class FastLoop(_Loop):
         num_pairs = sum(len(course.lessons) for course in courses)
         self.call("on_fast_phase_start", num_pairs)
         profile = self.trainer.profiler.profile("run_fast_phase")  # type: ignore[attr-defined]
-        with profile, self.whole_weights(self.trainer.lightning_module):
+        with (
+            profile,
+            gathered(self.trainer.lightning_module),
+        ):  # ranks take unequal numbers of fast steps
             self._learned = self.phase.learn(courses, self._report)
         self.call("on_fast_phase_end")
         return num_pairs

@@ -124,7 +124,8 @@ class Plan:
     @property
     def batch_size(self) -> int:
         """Windows of a micro-batch on each GPU; the loop trains one chunk pair a slow step."""
-        return 1 if self.config.slow_fast is not None else int(self.config.data.batch_size)
+        loop = self.slow_fast
+        return int(self.config.data.batch_size) if loop is None else loop.slow_batch_size
 
     @property
     def accumulate(self) -> int:

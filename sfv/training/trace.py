@@ -4,7 +4,6 @@ The step is Lightning's own, with the real learner, optimiser and precision, und
 nothing that the step keeps can be forgotten, and a model of any size is traced in seconds to a minute.
 """
 
-import re
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,8 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-_BLOCK = re.compile(r"(^|\.)(transformer_in|mid_block|(down|up)_blocks\.\d+)$")
+from sfv.training.sharding import blocks_of
+
 _aten = torch.ops.aten
 
 
@@ -284,11 +284,7 @@ def _stay_put(module: nn.Module) -> None:
 
 def largest_block(module: nn.Module) -> int:
     """Bytes of the largest block that shards gather as one; all of them where there are no blocks."""
-    sizes = [
-        sum(bytes_of(p) for p in child.parameters())
-        for name, child in module.named_modules()
-        if _BLOCK.search(name)
-    ]
+    sizes = [sum(bytes_of(p) for p in block.parameters()) for block in blocks_of(module)]
     return max(sizes, default=sum(bytes_of(p) for p in module.parameters()))
 
 

@@ -1,6 +1,7 @@
 """What users of Lightning expect keeps working inside the loop."""
 
 import inspect
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from pytorch_lightning.profilers import SimpleProfiler
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 
 from sfv.training.loop_progress import LoopBar
+from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import fit_slow_fast
 from tests.training import make
 from tests.training.loop import SETTINGS, Logger, Record, fit, phi
@@ -230,29 +232,23 @@ def test_the_profiler_shows_the_fast_phase(data):
     assert len(profiler.recorded_durations["run_training_batch"]) == 3
 
 
-def test_a_strategy_may_make_the_weights_whole_for_the_fast_phase(data):
-    """The seam for sharded Φ: entered once a group, on the bare denoiser, around all fast steps."""
+def test_shards_are_gathered_once_a_fast_phase(data, monkeypatch):
+    """Of the whole learner: a learned text encoder is called too."""
     seen = []
 
-    class Whole(pl.Callback):
-        def on_train_start(self, trainer, pl_module):
-            class Inside:
-                def __enter__(self):
-                    seen.append("whole")
+    @contextmanager
+    def gathered(module):
+        assert isinstance(module, SlowLearner)
+        seen.append("whole")
+        yield
+        seen.append("sharded")
 
-                def __exit__(self, *error):
-                    seen.append("sharded")
-
-            def whole_weights(module):
-                assert module is pl_module  # a learned text encoder is called too
-                return Inside()
-
-            trainer.fit_loop.fast_loop.whole_weights = whole_weights
-
+    class Chunks(pl.Callback):
         def on_fast_chunk_end(self, *_):
             seen.append("chunk")
 
-    fit(data, 3, QUICK, [Whole()])
+    monkeypatch.setattr("sfv.training.loops.gathered", gathered)
+    fit(data, 3, QUICK, [Chunks()])
     assert seen == ["whole", "chunk", "sharded"] * 2
 
 
