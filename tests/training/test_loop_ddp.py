@@ -19,6 +19,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from sfv.models.presets import PRESETS
+from sfv.training.sharded_strategy import ShardedStrategy
+from sfv.training.sharding import sharded_modules, whole
 from sfv.training.slow_fast import fit_slow_fast
 from tests.training.loop import SETTINGS
 from tests.training.make import Data, make_datamodule, make_learner, make_trainer
@@ -26,6 +28,7 @@ from tests.training.make import Data, make_datamodule, make_learner, make_traine
 torch.set_num_threads(1)
 PRESETS["tiny"] = replace(PRESETS["tiny"], block_out_channels=(16, 16), norm_num_groups=8)
 folder, steps, out = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+strategy = ShardedStrategy() if sys.argv[4] == "shards" else "ddp"
 data = Data(folder / "data", folder / "data" / "codec.safetensors", 2)
 
 class Uneven(pl.LightningDataModule):
@@ -66,14 +69,16 @@ checkpoint = ModelCheckpoint(
     folder / "checkpoints", "newest", every_n_train_steps=1, enable_version_counter=False
 )
 trainer = pl.Trainer(
-    accelerator="cpu", devices=2, strategy="ddp", max_steps=steps, callbacks=[losses, checkpoint],
+    accelerator="cpu", devices=2, strategy=strategy, max_steps=steps, callbacks=[losses, checkpoint],
     logger=rows, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     check_val_every_n_epoch=None, val_check_interval=2, default_root_dir=folder,
 )
 learner = make_learner(data, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3))
 newest = folder / "checkpoints" / "newest.ckpt"
 fit_slow_fast(trainer, learner, Uneven(), settings, str(newest) if newest.exists() else None)
-weights = torch.cat([p.detach().flatten() for p in learner.parameters()]).double()
+assert bool(sharded_modules(learner)) == (strategy != "ddp")
+with whole(learner, keep=True):
+    weights = torch.cat([p.detach().flatten() for p in learner.parameters()]).double()
 start = trainer.fit_loop.fast_loop.phase.learner.start.double()
 found = {
     "rows": losses.rows, "repeated": rows.repeated,
@@ -83,7 +88,7 @@ Path(f"{out}-{trainer.global_rank}.json").write_text(json.dumps(found))
 """
 
 
-def two_ranks(folder: Path, steps: int, out: Path) -> list[dict]:
+def two_ranks(folder: Path, steps: int, out: Path, strategy: str = "ddp") -> list[dict]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,7 +98,17 @@ def two_ranks(folder: Path, steps: int, out: Path) -> list[dict]:
     }  # fmt: skip
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), str(steps), str(out)],
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-c",
+                SCRIPT,
+                str(folder),
+                str(steps),
+                str(out),
+                strategy,
+            ],
             cwd=Path(__file__).parents[2],
             env={**base, "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
@@ -131,3 +146,23 @@ def test_ranks_with_unequal_numbers_of_chunks_march_alike_and_go_on(tmp_path):
         assert again[rank]["sums"] == whole[rank]["sums"]
         num = len(again[rank]["rows"])
         assert num > 0 and again[rank]["rows"] == whole[rank]["rows"][-num:]
+
+
+@pytest.mark.slow
+def test_shards_learn_what_whole_copies_learn_and_go_on_in_the_middle_of_a_group(tmp_path):
+    """Ranks take unequal numbers of fast steps, in training and validation, and none waits for the other."""
+    for name in ("ddp", "shards"):
+        make_data(tmp_path / name / "data", 5, 2, (4, 6), 4)
+    expected = two_ranks(tmp_path / "ddp", 5, tmp_path / "ddp" / "end")
+    first = two_ranks(tmp_path / "shards", 3, tmp_path / "shards" / "first", "shards")
+    assert [path.is_dir() for path in (tmp_path / "shards" / "checkpoints").iterdir()] == [True]
+    again = two_ranks(tmp_path / "shards", 5, tmp_path / "shards" / "end", "shards")
+    for rank in range(2):
+        found = first[rank]["rows"] + again[rank]["rows"]
+        losses = {str(row[:-1]): row[-1] for row in found if row[0] != "val"}
+        wanted = {str(row[:-1]): row[-1] for row in expected[rank]["rows"] if row[0] != "val"}
+        assert losses == pytest.approx(wanted, rel=1e-4)
+        assert [row[1] for row in found if row[0] == "val"] == pytest.approx(
+            [row[1] for row in expected[rank]["rows"] if row[0] == "val"], rel=1e-4
+        )
+        assert again[rank]["sums"] == pytest.approx(expected[rank]["sums"], rel=1e-5)
