@@ -102,25 +102,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.train_shards = Shards.find(train, codec_fingerprint, read)
         self.val_shards = None if val is None else Shards.find(val, codec_fingerprint, read)
 
-        library = self.train_shards.library(cache_mb)
-        if mode == "episodes":
-            make: Any = EpisodeMaker(num_context, num_generated)
-            table = whole_episodes(cut_table(library.table, [make.bucket]))
-        else:
-            table = cut_table(library.table, self.buckets)
-            make = WindowMaker(table, tuple(self.buckets))
-        self._train = (library, table, make)
-        self._check(table, "train")
-        self._val: tuple[Library, WindowTable, Any] | None = None
-        if self.val_shards is not None:
-            library = self.val_shards.library(cache_mb)
-            if mode == "episodes":
-                table = whole_episodes(cut_table(library.table, [make.bucket]))
-            else:
-                table = cut_table(library.table, self.buckets)
-                make = WindowMaker(table, tuple(self.buckets))
-            self._val = (library, table, make)
-            self._check(table, "val")
+        self._train = self._cut(self.train_shards, "train")
+        self._val = None if self.val_shards is None else self._cut(self.val_shards, "val")
 
     @property
     def codec_fingerprint(self) -> str:
@@ -143,6 +126,19 @@ class EpisodeDataModule(pl.LightningDataModule):
         plan = EpochPlan(library.table, table, self.seed)
         batch_size = 1 if self.mode == "episodes" else self.batch_size
         return self._stream(library, plan, make, batch_size, restart=True)
+
+    def _cut(self, shards: "Shards", split: str) -> tuple[Library, WindowTable, Any]:
+        """Shards, what is cut from them, and what makes it."""
+        library = shards.library(self.cache_mb)
+        make: Any
+        if self.mode == "episodes":
+            make = EpisodeMaker(self.num_context, self.num_generated)
+            table = whole_episodes(cut_table(library.table, [make.bucket]))
+        else:
+            table = cut_table(library.table, self.buckets)
+            make = WindowMaker(table, tuple(self.buckets))
+        self._check(table, split)
+        return library, table, make
 
     def _check(self, table: WindowTable, split: str) -> None:
         if not len(table):

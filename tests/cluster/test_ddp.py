@@ -75,6 +75,6 @@ def test_two_nodes_train_as_one_process_and_a_slow_rank_holds_nothing_up(lab, ru
             {k: v for k, v in expected.items() if k[0] == rank}, rel=1e-5
         )
     saved = torch.load(runs.out("ddp") / "checkpoints" / "newest.ckpt", weights_only=True)
-    trained = saved["current_model_state"]
+    trained = saved["state_dict"]
     for name, value in weights.items():
         torch.testing.assert_close(trained[f"denoiser.{name}"], value, rtol=1e-4, atol=1e-5)

@@ -160,9 +160,10 @@ def test_what_does_not_fit_is_told_what_to_change(tmp_path, capsys):
     assert main(["estimate", TINY, *SHORT, "--data.batch_size=2", *options]) == 0
     printed, numbers = capsys.readouterr().out, json.loads(file.read_text())
     assert f"DOES NOT FIT: {numbers['peak'] / GIB:.1f} of 0.01 GiB" in printed
-    (change,) = printed.split("what to change:\n")[1].splitlines()
-    assert change.startswith("  and --data.batch_size=1 --trainer.accumulate_grad_batches=2: ")
-    assert change.endswith("not enough")
+    smaller, recompute = printed.split("what to change:\n")[1].splitlines()
+    assert smaller.startswith("  and --data.batch_size=1 --trainer.accumulate_grad_batches=2: ")
+    assert recompute.startswith("  and --model.activation_checkpointing=true: ")
+    assert smaller.endswith("not enough") and recompute.endswith("not enough")
     assert numbers["kept"]["optimiser state"] == pytest.approx(2 * numbers["kept"]["weights"], 1e-2)
     phases = [sum(phase.values()) for phase in numbers["phases"].values()]
     assert numbers["peak"] == sum(numbers["kept"].values()) + max(phases)

@@ -150,7 +150,7 @@ def test_ranks_with_unequal_numbers_of_chunks_march_alike_and_go_on(tmp_path):
 
 @pytest.mark.slow
 def test_shards_learn_what_whole_copies_learn_and_go_on_in_the_middle_of_a_group(tmp_path):
-    """Ranks take unequal numbers of fast steps, in training and validation, and none waits for the other."""
+    """Ranks take unequal numbers of fast steps, in training and validation; none waits for another."""
     for name in ("ddp", "shards"):
         make_data(tmp_path / name / "data", 5, 2, (4, 6), 4)
     expected = two_ranks(tmp_path / "ddp", 5, tmp_path / "ddp" / "end")
