@@ -184,7 +184,7 @@ def test_weights_that_are_not_there_stop_a_run_before_training(places, capsys):
 
 @pytest.mark.parametrize("config", FIT, ids=lambda path: path.stem)
 def test_fit_configs_hold_the_papers_numbers(config):
-    """Parsed only: METHOD.md section 6 of the paper's settings."""
+    """Parsed only: the weights they name are not here."""
     plan = read_plan([f"--config={config}"])
     found, trainer = plan.config.model, plan.config.trainer
     assert config.read_text().startswith(f"# sfv fit --config {config.relative_to(ROOT)}\n# ")
