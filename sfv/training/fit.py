@@ -116,8 +116,14 @@ class LoginNodeCLI(FitCLI):
         )
 
 
-def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI) -> FitCLI:
-    """Parse and construct everything; a typo or a wrong type ends here, before any training."""
+def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI, prog: str = "sfv fit") -> FitCLI:
+    """Parse and construct everything; a typo or a wrong type ends here, before any training.
+
+    Args:
+        args: flags.
+        cli: what is constructed.
+        prog: the command that errors and help name.
+    """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
@@ -129,7 +135,7 @@ def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI) -> FitCLI:
         seed_everything_default=0,
         save_config_callback=None,
         auto_configure_optimizers=False,
-        parser_kwargs={"parser_mode": "omegaconf+", "prog": "sfv fit"},
+        parser_kwargs={"parser_mode": "omegaconf+", "prog": prog},
     )
 
 

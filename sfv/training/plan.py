@@ -1,7 +1,6 @@
 """What a config asks of one GPU, read without its data and weights: they need not be there."""
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,16 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor, nn
 
-from sfv.data.datamodule import EpisodeDataModule, episodes
+from sfv.data.datamodule import episodes
 from sfv.models.cpu_fast import use_stock_layers
 from sfv.models.denoiser import VideoUNet
 from sfv.models.presets import PRESETS
-from sfv.training.fit import FitCLI
+from sfv.training.fit import FitCLI, parse
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings
 
@@ -202,19 +201,7 @@ def read_plan(
     Raises:
         ValueError: the config does not parse, or its denoiser's sizes are not known.
     """
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    config = ConfigOnly(
-        SlowLearner,
-        EpisodeDataModule,
-        run=False,
-        args=list(arguments),
-        seed_everything_default=0,
-        save_config_callback=None,
-        auto_configure_optimizers=False,
-        parser_kwargs={"parser_mode": "omegaconf+", "prog": "sfv estimate"},
-    ).config
+    config = parse(arguments, ConfigOnly, "sfv estimate").config
     model, data = config.model, config.data
     with torch.device("meta"):
         denoiser: Any = _built(nn.Module, _without_weights(model.denoiser))

@@ -102,7 +102,8 @@ def test_a_schedule_that_differs_is_named_by_its_field(pipeline, field, value):
 def test_a_unet_folder_alone_may_be_trained_on_any_schedule(pipeline):
     unet = VideoUNet("tiny", CHANNELS, TEXT_DIM, weights=str(pipeline / "unet"))
     schedule = NoiseSchedule(prediction_type="v_prediction")
-    WorldModel(unet, KLVAECodec(pipeline), CLIPText(pipeline), schedule, 2, 3)
+    world = WorldModel(unet, KLVAECodec(pipeline), CLIPText(pipeline), schedule, 2, 3)
+    assert unet.trained_schedule is None and world.schedule == schedule
 
 
 def test_a_scheduler_with_what_we_cannot_do_is_refused(tmp_path):
