@@ -131,6 +131,7 @@ def _script(folder: Path, sweep: Sweep, site: Site, numbers: list[int]) -> str:
         sweep.resources,
         [*module, "prepare", str(folder), TASK],
         f"{_ranges(numbers)}%{sweep.parallel}",
+        [*module, "failed", str(folder), TASK],
     )
 
 

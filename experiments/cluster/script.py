@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.cluster.site import Site
-from sfv.training.signals import REQUEUE_EXIT
+from sfv.training.signals import REQUEUE_EXIT, STOP_EXIT
 
 SCRIPT = "job.sh"
 LOG = "slurm-%j.out"
@@ -72,6 +72,7 @@ def render(
     resources: Resources,
     prepare: list[str] | None = None,
     array: str | None = None,
+    failed: list[str] | None = None,
 ) -> str:
     """Write a batch script; it also runs without SLURM, then on this computer alone.
 
@@ -82,10 +83,15 @@ def render(
         resources: what the job asks for.
         prepare: arguments of Python for one process that runs first.
         array: indices of the job's tasks, e.g. `0-11%4`.
+        failed: arguments of Python for one process that runs last if the command ended in a way that the
+            same command again would not mend; the exit code follows them.
     """
     python = site.python or ("python" if site.container else sys.executable)
     options = [*_options(name, site, resources, array), *site.sbatch]
     first = [] if prepare is None else [f"{_line(site, python, prepare)} || exit $?"]
+    expected = "|".join(str(code) for code in (0, REQUEUE_EXIT, STOP_EXIT, KILLED_EARLY))
+    note = "" if failed is None else f"{_line(site, python, failed)} $code"
+    last = [] if failed is None else [f"case $code in {expected}) ;; *) {note} ;; esac"]
     lines = [
         "#!/bin/bash",
         f"# Submit again: cd to this folder, then sbatch {SCRIPT}. Without SLURM: bash {SCRIPT}",
@@ -108,6 +114,7 @@ def render(
         f'    echo "restarted {site.max_restarts} times, which is the site\'s max_restarts: not again" >&2',
         "  fi",
         "fi",
+        *last,
         "exit $code",
     ]
     return "\n".join(lines) + "\n"

@@ -45,7 +45,10 @@ class Study:
 
     def __init__(self, folder: Path, sweep: Sweep, number: int | None = None) -> None:
         self.sweep = sweep
-        self.storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        # The lock is a link to the journal. Optuna takes over a dead holder's lock by its age, which it
+        # reads through the link: that needs the whole path.
+        journal = (folder / JOURNAL).resolve()
+        self.storage = JournalStorage(JournalFileBackend(str(journal)))
         self.study = optuna.create_study(
             storage=self.storage,
             study_name=NAME,

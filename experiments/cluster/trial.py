@@ -2,12 +2,14 @@
 
 python -m experiments.cluster.trial prepare FOLDER NUMBER   (one process)
 python -m experiments.cluster.trial fit FOLDER NUMBER       (every process of the trial)
+python -m experiments.cluster.trial failed FOLDER NUMBER CODE   (one process, after a failure)
 """
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,16 @@ def fit(folder: Path, number: int) -> None:
         print(f"trial {number}: {study.prune(number) if pruned else study.finish(number)}")
 
 
+def failed(folder: Path, number: int, code: int) -> None:
+    """Note that a trial's processes died; one that could say why has done so."""
+    from experiments.cluster.study import Study
+
+    number_of_signal = code - 128
+    known = number_of_signal in signal.valid_signals()
+    reason = f"exit code {code}" + (f": {signal.strsignal(number_of_signal)}" if known else "")
+    Study(folder, load_sweep(folder / SWEEP)).fail(number, f"{reason}; its log may say more")
+
+
 def _train(args: list[str], sweep: Sweep, study: Any, number: int) -> bool:
     from experiments.cluster.report import Report
     from sfv.training.fit import fit as fit_run
@@ -83,10 +95,11 @@ def _train(args: list[str], sweep: Sweep, study: Any, number: int) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one step of a trial."""
-    step, folder, number = sys.argv[1:] if argv is None else argv
+    step, folder, *numbers = sys.argv[1:] if argv is None else argv
+    steps: dict[str, Callable[..., None]] = {"prepare": prepare, "fit": fit, "failed": failed}
     with signals.caught():  # before torch is imported
         try:
-            {"prepare": prepare, "fit": fit}[step](Path(folder), int(number))
+            steps[step](Path(folder), *map(int, numbers))
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
