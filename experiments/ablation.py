@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from time import perf_counter
@@ -54,11 +54,13 @@ class Variant:
         fast: how Θ learns; `num_steps: 0` is the base model.
         lora: the shape of Θ.
         memory: whose memory a walk goes back with.
+        model: folder of another world model with the same codec; `{seed}` in it becomes the row's seed.
     """
 
     fast: FastSettings = field(default_factory=FastSettings)
     lora: LoRASettings = field(default_factory=LoRASettings)
     memory: Whose = "own"
+    model: str | None = None
 
 
 def ablation(
@@ -103,7 +105,8 @@ def ablation(
         for seed in seeds:
             for name, variant in rows.items():
                 bar.set_postfix_str(f"{name}, seed {seed}")
-                scores[name].append(_kept(out / "rows", name, bench, variant, seed))
+                of_row = bench.with_model(variant.model, seed)
+                scores[name].append(_kept(out / "rows", name, of_row, variant, seed))
                 bar.update()
     table = summary(scores, bench.passports())
     write_json(out / "report.json", report_json(table, settings))
@@ -143,6 +146,19 @@ class Bench:
             "precision": self.precision,
             "videos_at_once": self.videos_at_once,
         }
+
+    def with_model(self, model: str | None, seed: int) -> "Bench":
+        """The same on another world model.
+
+        Raises:
+            ValueError: its codec is another one, so it does not read the walks' latents.
+        """
+        if model is None:
+            return self
+        world = WorldModel.load(Path(model.format(seed=seed)))
+        if world.codec.fingerprint() != self.world.codec.fingerprint():
+            raise ValueError(f"{model} has another codec than the common model; leave the row out")
+        return replace(self, world=world)
 
     def passports(self) -> dict[str, Passport]:
         """How each metric is measured."""

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
+import yaml
 
 from experiments.cluster.study import JOURNAL, Study
 from experiments.cluster.sweep_file import load_sweep
@@ -46,9 +47,9 @@ sys.stdin.read()
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A sweep of 100 trials, in a folder that is named from where one stands, as users do."""
-    (tmp_path / "sweep.yaml").write_text(
-        "config: none.yaml\nout: none\nspace: {x: {values: [%s]}}\n" % ", ".join(map(str, range(100)))
-    )
+    space = {"x": {"values": list(range(100))}}
+    sweep = {"config": "none.yaml", "out": "none", "space": space}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     monkeypatch.chdir(tmp_path.parent)
     relative = tmp_path.relative_to(tmp_path.parent)
     study(relative).fill()

@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import pytest
 import yaml
@@ -205,3 +206,39 @@ def tasks(lab, job):
 def status(path, capsys):
     assert command.main(["status", str(path)]) == 0
     return capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_hundred_trials_wait_beside_another_sweep_and_a_killed_one_is_reaped(
+    lab, runs, sweep_file, capsys
+):
+    rates = [n / 1e5 for n in range(1, 101)]
+    many = sweep_file("many", space={LR: {"values": rates}}, parallel=1)
+    other = sweep_file("other", space={LR: {"values": [1e-3]}})
+    for path in (many, other):
+        content = yaml.safe_load(path.read_text())
+        content["overrides"]["trainer.callbacks+"] = "tests.cluster.probe.Probe"
+        path.write_text(yaml.safe_dump(content))
+    site = ["--site", str(runs.site())]
+    assert command.main([str(many), *site]) == 0, capsys.readouterr().err
+    runs.gate("many/trial-0000", "train-0-0", "stop")
+    runs.gate("many/trial-0001", "train-0-0", "stop")
+    job = capsys.readouterr().out.split()[1].rstrip(":")
+    runs.reached("many/trial-0000", "train-0-0")
+    assert len(tasks(lab, job)) == 100
+
+    assert command.main([str(other), *site]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    wait_for("the other sweep", lambda: status(other, capsys) == "1 trials: 1 complete")
+    assert status(many, capsys) == "100 trials: 1 running, 99 waiting"
+
+    subprocess.run(["pkill", "-KILL", "-f", f"trial fit {runs.out('many')} 0"], check=True)
+    runs.reached("many/trial-0001", "train-0-0")
+    assert command.main(["status", str(many)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "(exit code 137: Killed; its log may say more)" in lines[0]
+    assert lines[-1] == "100 trials: 1 fail, 1 running, 98 waiting"
+    assert command.main(["stop", str(many)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "99 trials stopped"
+    wait_for("the end", lambda: not tasks(lab, job))
+    assert status(many, capsys) == "100 trials: 100 fail"

@@ -25,7 +25,7 @@ ACTIONS = ("walk forward", "walk backward", "turn left", "turn right")
 class Data:
     """Latents shards of two splits and the codec that is said to have made them.
 
-    `train` has 3 episodes, `val` 1; each has 4 actions of `chunk` frames.
+    Each episode has 4 actions of `chunk` frames.
     """
 
     folder: Path
@@ -42,7 +42,13 @@ class Data:
 
 
 def make_data(
-    folder: Path, channels: int, chunk: int, size: tuple[int, int], patch: int, seed: int = 0
+    folder: Path,
+    channels: int,
+    chunk: int,
+    size: tuple[int, int],
+    patch: int,
+    seed: int = 0,
+    num_train: int = 3,
 ) -> Data:
     """Write shards of random latents.
 
@@ -53,12 +59,13 @@ def make_data(
         size: h, w.
         patch: pixels of a latent position.
         seed: another one gives another codec.
+        num_train: training episodes; one more validates.
     """
     height, width = size[0] * patch, size[1] * patch
     codec = PCAPatchCodec(latent_channels=channels, patch=patch)
     codec.fit(torch.rand(40, 3, height, width, generator=stream(seed, "test-frames")))
     codec.save(folder / "codec.safetensors")
-    for split, num in (("train", 3), ("val", 1)):
+    for split, num in (("train", num_train), ("val", 1)):
         samples = [
             make_sample(f"{split}-{i}", split, codec, chunk, (height, width)) for i in range(num)
         ]

@@ -12,7 +12,9 @@ from experiments.ablation import Bench, Variant
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.rollout import Request
 from sfv.fast.settings import FastSettings
+from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.world_model import WorldModel
+from sfv.rng import stream
 from sfv.training.episodes import load_episodes
 from sfv.training.generate import GenerationSettings, num_outbound, rollout_of
 from sfv.training.slow_fast import LoRASettings
@@ -134,6 +136,24 @@ def test_a_table_needs_something_to_compare_with(demo, tmp_path, capsys):
     assert ablation.main([*arguments, '--rows={"pair": {}}']) == 2
     assert "a row named 'none'" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_a_row_may_have_a_model_for_each_seed_if_it_reads_the_same_latents(demo, bench, tmp_path):
+    other = WorldModel.load(demo.model)
+    with torch.no_grad():
+        next(iter(other.denoiser.parameters())).mul_(2.0)
+    other.save(tmp_path / "model-7")
+    found = bench.with_model(str(tmp_path / "model-{seed}"), 7)
+    assert found.world.fingerprint() == other.fingerprint() != bench.world.fingerprint()
+    assert found.walks is bench.walks and bench.with_model(None, 7) is bench
+    assert found.settings() != bench.settings(), "kept numbers are those of one model"
+
+    codec = PCAPatchCodec(latent_channels=other.codec.latent_channels, patch=8)
+    codec.fit(torch.rand(8, 3, 64, 64, generator=stream(1, "test-frames")))
+    strange = WorldModel(other.denoiser, codec, other.text, other.schedule, 8, 8)
+    strange.save(tmp_path / "strange")
+    with pytest.raises(ValueError, match="strange has another codec"):
+        bench.with_model(str(tmp_path / "strange"), 0)
 
 
 def test_a_lent_memory_needs_a_lender(bench):
