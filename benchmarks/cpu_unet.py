@@ -3,7 +3,8 @@
 python -m benchmarks.cpu_unet [--quick] --json FILE
 
 A ratio is how many times faster ours is. Both run inside the same `VideoUNet`, learner and optimiser;
-only the U-Net differs. Windows are the demo's: 16 frames of 8x8 latents, tiny preset, bfloat16.
+only the U-Net differs. Windows are the demo's: 16 frames of 8x8 latents, tiny preset, bfloat16. Beside it,
+how far ours is from what the machine could do: operations a second, against those of one large product.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import torch
 from diffusers import UNet3DConditionModel
 from torch import Tensor, nn
 
-from benchmarks.side_by_side import Work, arguments, compare, machine, write_table
+from benchmarks.side_by_side import Work, arguments, compare, flops, in_turns, machine, write_table
 from sfv.diffusion.objective import masked_conditional_loss
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.learner import FastLearner, FastSettings, autocast
@@ -115,6 +116,13 @@ def check_equal(ours: VideoUNet, stock: VideoUNet) -> None:
         raise ValueError("bfloat16 is less exact than stock: mend sfv.models.cpu_fast first")
 
 
+def matmul_rate(repeats: int, size: int = 4096) -> float:
+    """Operations a second of a large bfloat16 product: what this machine can do at best."""
+    a, b = (torch.ones(size, size, dtype=torch.bfloat16) for _ in range(2))
+    seconds, _ = in_turns(lambda: a @ b, lambda: None, repeats)
+    return float(2 * size**3 / min(seconds))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, measure, write the table."""
     options = arguments(__doc__, argv)
@@ -125,18 +133,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"slow step b{SLOW_BATCH} bf16": slow_step,
         "fast step b1 bf16": fast_step,
     }
-    rows = {}
+    rows, rates = {}, {"4096 x 4096 product": matmul_rate(3)}
     for name, make in cases.items():
         ours, stock = pair()
-        rows[name] = compare(make(ours), make(stock), repeats)
+        work = make(ours)
+        rows[name] = compare(work, make(stock), repeats)
+        rates[name] = flops(work) / rows[name]["ours_seconds"]
     context = {
         **machine(),
         "repeats": repeats,
         "preset": PRESET,
         "latents": [CHANNELS, FRAMES, SIZE, SIZE],
         "lora_rank": RANK,
+        "gflops_per_second": {name: rate / 1e9 for name, rate in rates.items()},
     }
     write_table(options.json, rows, context)
+    best = rates["4096 x 4096 product"]
+    for name, rate in rates.items():
+        print(f"{name:24} {rate / 1e9:6.0f} GFLOP/s, {rate / best:.0%} of a large product")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,9 @@ import torch
 from jaxtyping import Float
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cpu_unet import SCHEDULE, pair
-from benchmarks.side_by_side import Work, arguments, compare, machine, write_table
+from benchmarks.side_by_side import Work, arguments, compare, flops, machine, write_table
 from sfv.diffusion.objective import all_frames_loss, draw_timesteps
 from sfv.diffusion.sampler import SamplerSettings, sample_chunk
 from sfv.fast.learner import FastLearner, FastSettings, autocast
@@ -176,14 +175,6 @@ class Stock:
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-
-
-def flops(work: Callable[[], object]) -> int:
-    """Floating-point operations of matrix products, convolutions and attention."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    found: int = counter.get_total_flops()
-    return found
 
 
 def overhead(repeats: int, setting: Setting = PAPER) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from sfv.files import write_json
 
@@ -49,6 +50,14 @@ def compare(ours: Work, theirs: Work, repeats: int) -> dict[str, float]:
         "ours_seconds": statistics.median(mine),
         "theirs_seconds": statistics.median(other),
     }
+
+
+def flops(work: Work) -> int:
+    """Floating-point operations of matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    found: int = counter.get_total_flops()
+    return found
 
 
 def machine() -> dict[str, Any]:
