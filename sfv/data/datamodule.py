@@ -93,7 +93,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         for name, value in (("batch_size", batch_size), ("shuffle_buffer", shuffle_buffer)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; it has to be at least 1")
-        self.mode, self.batch_size, self.num_workers = mode, batch_size, num_workers
+        self.mode, self.read = mode, read
+        self.batch_size, self.num_workers = batch_size, num_workers
         self.num_context, self.num_generated = num_context, num_generated
         self.buckets: list[Bucket] = buckets or [(num_context, num_generated)]
         self.shuffle_buffer, self.seed = shuffle_buffer, seed

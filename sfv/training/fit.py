@@ -20,6 +20,7 @@ from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.report.tensorboard import log_hparams
 from sfv.training.attempts import FencedCheckpointIO, claim
+from sfv.training.encode import EncodeVideo
 from sfv.training.preempt import Preemption
 from sfv.training.run_folder import newest_checkpoint, open_run_folder, tensorboard_logger
 from sfv.training.sharded_strategy import ShardedStrategy
@@ -127,7 +128,7 @@ def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI, prog: str = "sfv fit"
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    return cli(
+    made = cli(
         SlowLearner,
         EpisodeDataModule,
         run=False,
@@ -137,6 +138,8 @@ def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI, prog: str = "sfv fit"
         auto_configure_optimizers=False,
         parser_kwargs={"parser_mode": "omegaconf+", "prog": prog},
     )
+    check_encoder(made.datamodule, made.trainer.callbacks)
+    return made
 
 
 def resolved(cli: FitCLI) -> str:
@@ -169,6 +172,20 @@ def fit(args: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> None:
     )
     if cli.trainer.is_global_zero:
         print(f"model: {out / 'model'}\nlogs:  tensorboard --logdir {out}")
+
+
+def check_encoder(datamodule: EpisodeDataModule, callbacks: Sequence[pl.Callback]) -> None:
+    """Refuse training on video that nothing would encode.
+
+    Raises:
+        ValueError: names the callback.
+    """
+    if datamodule.read == "video" and not any(isinstance(c, EncodeVideo) for c in callbacks):
+        raise ValueError(
+            "data.read is video, but nothing encodes it: add the callback sfv.training.encode.EncodeVideo "
+            "to trainer.callbacks, or encode the shards with data_tools.encode_latents and set data.read "
+            "to latents"
+        )
 
 
 def check_strategy(trainer: pl.Trainer) -> None:

@@ -23,6 +23,7 @@ from sfv.models.text import CLIPText
 from sfv.models.world_model import WorldModel
 from sfv.training.encode import encode
 from sfv.training.evaluate import evaluate
+from sfv.training.fit import parse
 from sfv.training.plan import read_plan
 from tests.data.make import CHUNK, video_sample
 from tests.models.pipeline import CHANNELS, TEXT_DIM, write_pipeline
@@ -132,6 +133,8 @@ def test_training_from_video_takes_every_part_of_the_folder(places):
     ]
     assert main(["fit", *small("slow_from_video", places / "pipeline"), *parts]) == 0
     assert isinstance(WorldModel.load(places / "video" / "model").codec, KLVAECodec)
+    with pytest.raises(ValueError, match=r"nothing encodes it: add the callback sfv\.training"):
+        parse([*small("slow_from_video", places / "pipeline"), *parts, "--trainer.callbacks=null"])
 
 
 def test_video_is_encoded_to_the_latents_of_the_shards(places):
