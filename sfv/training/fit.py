@@ -138,7 +138,7 @@ def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI, prog: str = "sfv fit"
         auto_configure_optimizers=False,
         parser_kwargs={"parser_mode": "omegaconf+", "prog": prog},
     )
-    check_encoder(made.datamodule, made.trainer.callbacks)
+    check_encoder(made.datamodule, made.trainer.callbacks)  # type: ignore[attr-defined]
     return made
 
 
