@@ -15,7 +15,7 @@ import pytest
 
 from sfv.report.html import VideoPanel, render, write_report
 
-VOID = {"meta", "input", "line", "polyline", "br", "link", "img"}
+VOID = {"meta", "input", "line", "polyline", "polygon", "br", "link", "img"}
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 
 
@@ -145,6 +145,12 @@ def test_curves_are_drawn_and_an_empty_one_is_not(report: dict[str, Any]) -> Non
         "fast/loss": {"fast": [0.3, 0.2, None], "loop": [0.1, 0.4]},
         "fast/gain": {"fast": []},
     }
+    report["curves"]["recall"] = {"x": [1, 2], "rows": {"fast": [1, 3]}} | {
+        end: {"fast": [value, value]} for end, value in (("low", 0), ("high", 4))
+    }
+    page = Page(render(report))
+    assert len(page.all("polygon")) == 1
+    del report["curves"]["recall"]
     page = Page(render(report))
     assert len(page.all("svg")) == 1
     assert [len(line["points"].split()) for line in page.all("polyline")] == [2, 2]

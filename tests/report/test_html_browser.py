@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sfv.report.html import write_report
+from tests.report.conftest import cell
 from tests.report.test_html import panel_of
 
 pytestmark = pytest.mark.slow
@@ -74,3 +75,59 @@ def test_videos_play_together_to_the_end(opened: Page) -> None:
     expect(opened.locator(".play")).to_have_text("Play")
     opened.wait_for_function(STILL)
     assert square_at(opened, 0, 19)
+
+
+def first_column(page: Page) -> list[str]:
+    names = "cells => cells.map(cell => cell.firstChild.textContent.trim().split(' ')[0])"
+    found: list[str] = page.locator(".results tbody th").evaluate_all(names)
+    return found
+
+
+def test_headings_sort_by_mouse_and_by_keys(
+    page: Page, report: dict[str, Any], tmp_path: Path
+) -> None:
+    better = {"psnr": cell(30.0), "lpips": cell(9.5), "fvd": cell(None)}
+    report["rows"]["other"] = {"n": 1, "metrics": better}
+    gap = {"metric": "psnr", "row": "fast", "against": "none", "value": 1.0, "low": 0.5, "high": 2}
+    write_report(tmp_path / "r.html", {**report, "differences": [gap]})
+    page.goto((tmp_path / "r.html").as_uri())
+    written = ["none", "fast", "other", "fast"]
+    assert first_column(page) == written
+    head = page.get_by_role("button", name="LPIPS")
+    head.click()
+    assert first_column(page) == ["fast", "none", "other", "fast"], (
+        "9.5 is more than 0.34, not less"
+    )
+    expect(page.locator("th[aria-sort=ascending]")).to_contain_text("LPIPS")
+    head.press("Enter")
+    assert first_column(page) == ["other", "none", "fast", "fast"]
+    head.press("Space")
+    assert first_column(page) == written
+    expect(page.locator("th[aria-sort]")).to_have_count(0)
+    page.get_by_role("button", name="PSNR").click()
+    assert first_column(page) == ["other", "fast", "none", "fast"], "higher is better"
+    page.get_by_role("button", name="FVD").click()
+    assert first_column(page) == ["fast", "none", "other", "fast"], "unmeasured comes last"
+    page.get_by_role("button", name="FVD").click()
+    assert first_column(page) == ["none", "fast", "other", "fast"]
+
+
+def test_curves_are_drawn_within_their_frames(
+    page: Page, report: dict[str, Any], tmp_path: Path
+) -> None:
+    ends = {end: {"fast": [value, value]} for end, value in (("low", 10), ("high", 40))}
+    recall = {"x": [1, 32], "rows": {"fast": [30, 20], "none": [9, 8]}, "axis": "gap", **ends}
+    report["curves"] = {"recall": recall, "fast/loss": {"fast": [0.3, 0.2, 0.25]}}
+    write_report(tmp_path / "r.html", report)
+    page.goto((tmp_path / "r.html").as_uri())
+    expect(page.get_by_role("img", name="recall by gap")).to_be_visible()
+    frames = [svg.bounding_box() for svg in page.locator("svg").all()]
+    for svg, shape in (
+        ("svg >> nth=0", "polyline"),
+        ("svg >> nth=0", "polygon"),
+        ("svg >> nth=1", "polyline"),
+    ):
+        box = page.locator(f"{svg} >> {shape}").first.bounding_box()
+        frame = frames[int(svg[-1])]
+        assert box and frame and box["width"] > 0.8 * frame["width"]
+        assert frame["y"] < box["y"] < box["y"] + box["height"] < frame["y"] + frame["height"]
