@@ -65,8 +65,8 @@ $(VENV)/.run: $(VENV)/bin/python requirements/run.txt requirements/weights.txt s
 	$(pip) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt requirements/worlds.txt requirements/cluster.txt
-	$(pip) -r requirements/data.txt -r requirements/cluster.txt -r requirements/worlds.txt -r requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt requirements/worlds.txt requirements/cluster.txt requirements/play.txt
+	$(pip) -r requirements/data.txt -r requirements/cluster.txt -r requirements/play.txt -r requirements/worlds.txt -r requirements/dev.txt
 	@touch $@
 
 $(VENV)/.worlds: $(VENV)/.dev
