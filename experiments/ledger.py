@@ -96,17 +96,15 @@ def table_lines(table: Table, reports: Reports, passports: Passports) -> list[st
 
 
 def _small(row: Row, column: Column, reports: Reports) -> Value | None:
-    if row.small is None:
-        return None
-    names = [column.report] if column.report else row.small.reports
-    found = (reports.value(name, row.small.row, column.metric) for name in names)
+    places = [place for place in row.small if column.report in ("", place.report)]
+    found = (reports.value(place.report, place.row, column.metric) for place in places)
     return next((value for value in found if value is not None), None)
 
 
 def _status(row: Row, value: Value | None) -> str:
     if value is not None:
         return f"measured at small scale; the paper's needs GPUs ({row.because})"
-    if row.small is not None:
+    if row.small:
         return f"{NOT_YET}; the paper's {row.status} ({row.because})"
     return f"{row.status}: {row.because}"
 

@@ -20,7 +20,7 @@ class Column:
     Attributes:
         metric: its name in our reports.
         scale: what our value is multiplied by to have the paper's unit.
-        report: the report it stands in, where that is not the row's.
+        report: the only report it may stand in, where rows have several that measure it.
     """
 
     metric: str
@@ -29,11 +29,11 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Small:
-    """Where our value is: a row of the first of some reports that has the metric."""
+class Place:
+    """A row of a report."""
 
+    report: str
     row: str
-    reports: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Row:
         status: what stands between us and the paper's value.
         because: why.
         config: the file that makes the value.
-        small: where our value at a small scale is, if there can be one.
+        small: where our values at a small scale are, if there can be any; the first that has the metric.
     """
 
     paper: dict[str, float | int]
     status: str
     because: str
     config: str = ""
-    small: Small | None = None
+    small: list[Place] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,6 @@ class Table:
     about: str
     columns: dict[str, Column]
     rows: dict[str, Row]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A row of a report."""
-
-    report: str
-    row: str
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,7 @@ def load_table(path: Path) -> Table:
     try:
         content = _content(path, dict)
         rows = {
-            name: Row(**{**row, "small": Small(**row["small"]) if "small" in row else None})
+            name: Row(**{**row, "small": [Place(**place) for place in row.get("small", [])]})
             for name, row in content.pop("rows").items()
         }
         columns = {name: Column(**column) for name, column in content.pop("columns").items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 LOCAL = ("data:", "blob:", "file:", "about:", "http://127.0.0.1:", "http://localhost:")
@@ -15,6 +15,8 @@ FLAGS = (
     "--disable-gpu",
     "--disable-dev-shm-usage",
 )
+
+PATIENCE_MS = 90_000  # a page on a busy machine; what is there is not waited for
 
 
 def program() -> str | None:
@@ -59,7 +61,8 @@ def page(browser: Browser) -> Iterator[Page]:
     seen = Seen()
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
         seen.watch(page)
         yield page
     assert (seen.errors, seen.requests) == ([], [])

@@ -99,14 +99,13 @@ class Ratings:
         if task != due or due == len(tasks):
             raise ValueError(f"task {task} is not the next one of {rater}, which is {due}")
         check_scores(scores, len(tasks[task]))
-        old = [] if due == 0 else self._file(rater).read_text().splitlines()[1:]
+        known = self._file(rater).read_bytes() if due else f"{','.join(FIELDS)}\n".encode()
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         for place, (video, values) in enumerate(zip(tasks[task], scores, strict=True)):
             shown_at = f"{task}.{place}"
-            writer.writerow([rater, video.episode, video.system, shown_at, *values, video.sha256])
-        lines = [",".join(FIELDS), *old, *text.getvalue().splitlines()]
-        write_bytes(self._file(rater), ("\n".join(lines) + "\n").encode())
+            writer.writerow([rater, *video.key, shown_at, *values, video.sha256])
+        write_bytes(self._file(rater), known + text.getvalue().encode())
 
     def _file(self, rater: Any) -> Path:
         return self.folder / f"{check_rater(rater)}.csv"

@@ -13,7 +13,7 @@ from sfv.report.rating.answers import Ratings
 from sfv.report.rating.videos import find_videos
 from sfv.report.table import format_table
 
-LOOPBACK = ["127.0.0.1", "localhost", "[::1]"]
+LOOPBACK = ["127.0.0.1", "localhost"]
 
 
 def rate(
@@ -72,7 +72,7 @@ def serve(ratings: Ratings, host: str, port: int) -> None:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise OSError(f"cannot listen on {host}:{port} ({error}); give another --port") from error
-    hosts = LOOPBACK if host in ("127.0.0.1", "localhost", "::1") else ["*"]
+    hosts = LOOPBACK if host in LOOPBACK else ["*"]
     shown = f"[{host}]" if ":" in host else host
     with listening:
         number = listening.getsockname()[1]
