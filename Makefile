@@ -18,6 +18,9 @@ DEBIAN_WORLDS := minetest minetest-data minetest-server xvfb xauth libegl1 libeg
 # A real SLURM, which the tests of tests/cluster start on loopback.
 DEBIAN_SLURM := slurmctld slurmd slurm-client munge
 
+# A real browser, in which the tests open the reports, TensorBoard and the rating page.
+DEBIAN_BROWSER := chromium
+
 .PHONY: demo test check format lint types imports clean help
 
 help:
@@ -30,7 +33,7 @@ help:
 demo: $(VENV)/.run
 	$(bin)/sfv demo --out $(OUT) $(if $(QUICK),--quick) $(DEMO_ARGS)
 
-test: $(VENV)/.dev $(VENV)/.worlds $(VENV)/.slurm
+test: $(VENV)/.dev $(VENV)/.worlds $(VENV)/.slurm $(VENV)/.browser
 	$(bin)/python -m pytest $(PYTEST_ARGS)
 
 # The tests run these checks too (tests/test_house_rules.py); here they come first and fail fast.
@@ -62,8 +65,8 @@ $(VENV)/.run: $(VENV)/bin/python requirements/run.txt requirements/weights.txt s
 	$(pip) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt requirements/worlds.txt requirements/cluster.txt
-	$(pip) -r requirements/data.txt -r requirements/cluster.txt -r requirements/worlds.txt -r requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt requirements/worlds.txt requirements/cluster.txt requirements/play.txt
+	$(pip) -r requirements/data.txt -r requirements/cluster.txt -r requirements/play.txt -r requirements/worlds.txt -r requirements/dev.txt
 	@touch $@
 
 $(VENV)/.worlds: $(VENV)/.dev
@@ -81,6 +84,14 @@ $(VENV)/.slurm: $(VENV)/.dev
 	  echo "Installing the Debian packages of SLURM for the tests: $(DEBIAN_SLURM)"; \
 	  dpkg -s $(DEBIAN_SLURM) >/dev/null 2>&1 \
 	  || { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEBIAN_SLURM) >/dev/null; }; \
+	fi
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.dev
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing the Debian packages of the browser for the tests: $(DEBIAN_BROWSER)"; \
+	  dpkg -s $(DEBIAN_BROWSER) >/dev/null 2>&1 \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEBIAN_BROWSER) >/dev/null; }; \
 	fi
 	@touch $@
 

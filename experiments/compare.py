@@ -14,6 +14,7 @@ from experiments.cluster.measured import PLACES, SEEDS, Run, check_comparable, l
 from experiments.cluster.scatter import Point, write_html, write_png
 from sfv.files import write_bytes
 from sfv.report.board import write_layout
+from sfv.report.rows import differing_settings
 
 COST = "device hours"
 LEVEL = 0.95
@@ -55,8 +56,8 @@ def methods_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def differences(runs: Sequence[Run]) -> list[str]:
     """Settings in which runs differ, leaving out seeds and places."""
-    names = sorted({name for run in runs for name in run.settings} - SEEDS - PLACES)
-    return [n for n in names if len({str(run.settings.get(n)) for run in runs}) > 1]
+    names = differing_settings([run.settings for run in runs])
+    return [n for n in names if n not in SEEDS | PLACES]
 
 
 def _short(name: str, names: Sequence[str]) -> str:

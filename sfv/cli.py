@@ -1,6 +1,7 @@
 """`sfv`: one entry point, one verb for each stage."""
 
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +24,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "memory, compute and days of a fit config, without a GPU, data or weights",
     ),
     "board": ("sfv.report.board:board", "open TensorBoard on a run, a sweep or a folder of them"),
+    "rate": (
+        "sfv.report.rating.verb:rate",
+        "let people rate videos blindly, and sum up what they say",
+    ),
 }
 """Verb → (where its function lives, what it does). Imported only when asked for: torch is slow."""
 
@@ -97,8 +102,15 @@ def _run(verb: str, args: list[str]) -> None:
     # A verb is a function, or functions under names of their own; those take what they need by position.
     is_group = isinstance(function, dict)
     by_position = is_group or verb == "board"
+    args = _gathered(args, "folders") if verb == "rate" else args
     arguments = _with_flags(function, args) if not is_group else _underscored(args)
     auto_cli(function, args=arguments, prog=f"sfv {verb}", as_positional=by_position)
+
+
+def _gathered(args: list[str], name: str) -> list[str]:
+    """Make one list of the words before the first option: `a b -o c` is `--folders=["a","b"] -o c`."""
+    num = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    return [f"--{name}={json.dumps(args[:num])}", *args[num:]] if num else args
 
 
 def _fit(args: list[str]) -> None:

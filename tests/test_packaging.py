@@ -17,13 +17,14 @@ import sfv
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sfv", "data_tools", "experiments")
-PINNED = ("run.txt", "data.txt", "worlds.txt", "cluster.txt", "dev.txt")
+PINNED = ("run.txt", "data.txt", "worlds.txt", "cluster.txt", "play.txt", "dev.txt")
 EXTRAS = {
     "cluster": "cluster.txt data.txt",
     "doom": "run.txt",
     "data": "data.txt",
     "lerobot": "data.txt",
     "metaworld": "worlds.txt",
+    "play": "play.txt run.txt",
 }
 """Where the packages of each extra are pinned."""
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
     EventAccumulator,
 )
 
-from sfv.report.rows import flatten
+from sfv.report.rows import flatten, parse_report
 from sfv.training.run_folder import CONFIG
 
 SEEDS = frozenset({"seed_everything", "model.seed", "data.seed"})
@@ -29,10 +29,19 @@ MAY_DIFFER = {"seed", "count", "interval"}
 
 @dataclass(frozen=True)
 class Value:
-    """One number and, by field, what it was measured with."""
+    """One number and, by field, what it was measured with.
+
+    Attributes:
+        low: end of its interval; None without one.
+        high: the other end.
+        num: episodes or videos of its row.
+    """
 
     value: float
     passport: Mapping[str, Any]
+    low: float | None = None
+    high: float | None = None
+    num: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +99,26 @@ def _reported(folder: Path) -> dict[str, Value]:
         )
     if not reports:
         return {}
-    rows = json.loads(reports[0].read_text())["rows"]
+    return read_report(reports[0])
+
+
+def read_report(path: Path) -> dict[str, Value]:
+    """Values of a `report.json` by `ROW/METRIC`; what was not measured is left out.
+
+    Raises:
+        ValueError: it is no such report; names the file and the place.
+    """
+    try:
+        report = parse_report(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return {
-        f"{row}/{metric}": Value(cell["value"], cell["passport"])
-        for row, content in rows.items()
-        for metric, cell in content["metrics"].items()
-        if cell["value"] is not None
+        f"{row.name}/{metric}": Value(
+            cell.value, dict(cell.passport or {}), cell.low, cell.high, row.num
+        )
+        for row in report.rows
+        for metric, cell in row.cells.items()
+        if cell.value is not None
     }
 
 

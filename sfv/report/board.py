@@ -1,8 +1,14 @@
 """`sfv board`: TensorBoard on a folder of runs, with charts that put related curves together."""
 
-import subprocess
+import json
+import os
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from sfv.report.catalogue import METRICS
+from sfv.report.rows import differing_settings, flatten
 
 LAYOUT = {
     "slow learning": {"loss": ["slow/loss", "val/loss"], "seconds": ["time/.*"]},
@@ -10,15 +16,24 @@ LAYOUT = {
         "loss": ["fast/loss"],
         "gain": ["fast/gain"],
         "drift and undone chunks": ["fast/drift", "fast/undone"],
+        "drift by layer": ["curve/fast/drift by layer/.*"],
     },
     "reports": {
         "next chunk": [r"report/(psnr|ssim|lpips)/.*"],
         "long videos": [r"report/(fvd|scuts|src|motion)/.*"],
+        "recall by gap": ["curve/recall.*"],
+        "quality along the video": ["curve/drift.*"],
     },
 }
 """Category, chart, and the scalars in it as regular expressions; the names are the fixed list."""
 
 EVENTS = "events.out.tfevents.*"
+LAYOUT_FOLDER = "layout"
+CONFIG = "config.yaml"
+NOT_TRIED = frozenset(
+    {"out", "trainer.default_root_dir", "data.codec_fingerprint", "model.seed", "data.seed"}
+)
+"""What differs between runs without being tried out: places, and seeds that follow `seed_everything`."""
 
 
 def board(folder: str, port: int = 6006, serve: bool = True) -> None:
@@ -33,22 +48,36 @@ def board(folder: str, port: int = 6006, serve: bool = True) -> None:
         FileNotFoundError: no run below the folder has logged anything.
     """
     root = Path(folder)
-    if not any(path.parent.name != "layout" for path in root.rglob(EVENTS)):
+    logs = [p.parent for p in root.rglob(EVENTS) if p.parent.name != LAYOUT_FOLDER]
+    if not logs:
         raise FileNotFoundError(
             f"{root}: no TensorBoard log (*.tfevents.*) below it; give runs/, say"
         )
-    write_layout(root / "layout")
+    folders = sorted({log.parent for log in logs})
+    write_layout(
+        root / LAYOUT_FOLDER,
+        [_settings(run / CONFIG) for run in folders if (run / CONFIG).is_file()],
+        _reported(run / "report.json" for run in folders),
+    )
     if serve:
         command = [sys.executable, "-m", "tensorboard.main", f"--logdir={root}", f"--port={port}"]
-        subprocess.run(command, check=False)
+        sys.stdout.flush()
+        os.execv(command[0], command)  # it takes this process's place, and ends when that is ended
 
 
-def write_layout(folder: Path) -> None:
-    """Write the layout of the tab Custom Scalars as an event file, once."""
+def write_layout(
+    folder: Path, settings: Sequence[Mapping[str, Any]] = (), metrics: Sequence[str] = ()
+) -> None:
+    """Write the layout of Custom Scalars, and which settings HParams shows; replaces an older layout.
+
+    Args:
+        folder: for this layout alone.
+        settings: of each run, by dotted name; HParams shows those that differ.
+        metrics: names of scalars that HParams shows beside `val/loss`.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
-    if any(folder.glob(EVENTS)):
-        return
+    older = list(folder.glob(EVENTS))
     with SummaryWriter(str(folder)) as writer:
         writer.add_custom_scalars(
             {
@@ -56,3 +85,65 @@ def write_layout(folder: Path) -> None:
                 for category, charts in LAYOUT.items()
             }
         )
+        names = [n for n in differing_settings(settings) if n not in NOT_TRIED]
+        if names:
+            declared = _declaration(settings, names, ["val/loss", *metrics])
+            writer._get_file_writer().add_summary(declared)
+    for path in older:
+        path.unlink()
+
+
+def _declaration(
+    settings: Sequence[Mapping[str, Any]], names: Sequence[str], metrics: Sequence[str]
+) -> Any:
+    """What HParams shows of all runs: without it the first five settings by name, whatever was tried."""
+    from tensorboard.compat.proto.summary_pb2 import (  # type: ignore[import-untyped]
+        Summary,
+        SummaryMetadata,
+    )
+    from tensorboard.plugins.hparams import (  # type: ignore[import-untyped]
+        api_pb2,
+        metadata,
+        plugin_data_pb2,
+    )
+
+    infos = []
+    for name in names:
+        values = [run[name] for run in settings if name in run]
+        info = api_pb2.HParamInfo(name=name, differs=True)
+        if all(isinstance(value, int | float) for value in values):
+            info.type = api_pb2.DATA_TYPE_FLOAT64
+            info.domain_interval.min_value = min(values)
+            info.domain_interval.max_value = max(values)
+        else:
+            info.type = api_pb2.DATA_TYPE_STRING
+            info.domain_discrete.extend(sorted(map(str, set(values))))
+        infos.append(info)
+    shown = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=metric)) for metric in metrics]
+    content = plugin_data_pb2.HParamsPluginData(
+        version=metadata.PLUGIN_DATA_VERSION,
+        experiment=api_pb2.Experiment(hparam_infos=infos, metric_infos=shown),
+    ).SerializeToString()
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=content)
+    value = Summary.Value(tag=metadata.EXPERIMENT_TAG, metadata=SummaryMetadata(plugin_data=plugin))
+    return Summary(value=[value])
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    return flatten({str(k): v for k, v in content.items()}) if isinstance(content, dict) else {}
+
+
+def _reported(reports: Iterable[Path]) -> list[str]:
+    """Names under which the reports' values were logged, e.g. `psnr/fast`."""
+    rows = [json.loads(path.read_text())["rows"] for path in reports if path.is_file()]
+    names = [
+        f"{metric}/{row}"
+        for found in rows
+        for row, content in found.items()
+        for metric in content["metrics"]
+        if metric in METRICS
+    ]
+    return sorted(dict.fromkeys(names))

@@ -105,6 +105,10 @@ METRICS = {
             _LONG,
         ),
         Metric(
+            "human", "Human", "higher", "of 1", 3,
+            "What raters say who do not know the system: mean of three criteria from 0 to 1.", _LONG,
+        ),
+        Metric(
             "return_psnr", "Return PSNR", "higher", "dB", 2,
             "PSNR of the revisiting frames against the true frames of the same moment.", _BACK,
         ),

@@ -1,6 +1,7 @@
 """The report as one HTML file that needs nothing else: no server, no network, no other file."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts = [chart.line_chart(name, series) for name, series in parsed.curves.items()]
+    charts = [chart.line_chart(name, curve) for name, curve in parsed.curves.items()]
     return environment.get_template("report.html").render(
         title=title,
         notes=[notes] if isinstance(notes, str) else notes,
@@ -120,6 +121,9 @@ def _table(report: Report, group: Group, best: set[tuple[str, str]]) -> dict[str
             for row in report.rows
         ],
         "differences": _differences(report, group),
+        "best_first": [
+            "ascending" if metric.better == "lower" else "descending" for metric in group.metrics
+        ],
     }
 
 
@@ -130,7 +134,9 @@ def _cell(row: Row, metric: Metric, group: Group, is_best: bool) -> dict[str, An
         for companion in group.companions[metric.name]
         if companion.name in row.cells
     ]
+    known = cell.value is not None and math.isfinite(cell.value)
     return {
+        "number": repr(cell.value) if known else "",
         "value": format_number(cell.value, metric.digits),
         "interval": format_interval(cell, metric.digits),
         "best": is_best,

@@ -3,15 +3,16 @@
 {"rows": {ROW: {"n": int, "metrics": {NAME: {"value", "low", "high", "passport"}}}},
  "settings": {...},
  "differences": [{"metric", "row", "against", "value", "low", "high"}],   # optional, paired
- "curves": {NAME: {ROW: [one number a chunk]}}}                           # optional
+ "curves": {...}}                                          # optional, see sfv/report/curves.py
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sfv.report.catalogue import METRICS, Group, format_number, grouped
+from sfv.report.curves import Curve, parse_curves
+from sfv.report.fields import field_of, mapping_of, number
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Report:
     groups: list[Group]
     settings: dict[str, Any]
     differences: list[Difference] = field(default_factory=list)
-    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
 
 
 def parse_report(report: Mapping[str, Any]) -> Report:
@@ -62,7 +63,7 @@ def parse_report(report: Mapping[str, Any]) -> Report:
     Raises:
         ValueError: a field is missing or has the wrong kind; the message names the place.
     """
-    raw_rows = _mapping(report, "rows", "report")
+    raw_rows = mapping_of(report, "rows", "report")
     if not raw_rows:
         raise ValueError("report: 'rows' is empty; measure at least one model first.")
     rows = [_row(name, raw) for name, raw in raw_rows.items()]
@@ -70,12 +71,12 @@ def parse_report(report: Mapping[str, Any]) -> Report:
     return Report(
         rows=rows,
         groups=grouped(names),
-        settings=dict(_mapping(report, "settings", "report")),
+        settings=dict(mapping_of(report, "settings", "report")),
         differences=[
             _difference(raw, f"report.differences[{i}]", raw_rows)
             for i, raw in enumerate(report.get("differences", ()))
         ],
-        curves=_curves(report.get("curves", {})),
+        curves=parse_curves(report.get("curves", {})),
     )
 
 
@@ -123,12 +124,18 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | in
     return flat
 
 
+def differing_settings(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of settings in which runs differ, sorted; a setting that a run lacks differs too."""
+    names = sorted({name for settings in runs for name in settings})
+    return [n for n in names if len({str(settings.get(n)) for settings in runs}) > 1]
+
+
 def _row(name: str, raw: Any) -> Row:
     where = f"report.rows[{name!r}]"
-    num = _field(raw, "n", where)
+    num = field_of(raw, "n", where)
     if not isinstance(num, int) or num < 0:
         raise ValueError(f"{where}.n is {num!r}: it must be the number of videos, an integer.")
-    metrics = _mapping(raw, "metrics", where)
+    metrics = mapping_of(raw, "metrics", where)
     cells = {
         metric: _cell(cell, f"{where}.metrics[{metric!r}]") for metric, cell in metrics.items()
     }
@@ -136,65 +143,21 @@ def _row(name: str, raw: Any) -> Row:
 
 
 def _cell(raw: Any, where: str) -> Cell:
-    value = _number(_field(raw, "value", where), f"{where}.value")
-    low, high = (_number(_field(raw, end, where), f"{where}.{end}") for end in ("low", "high"))
-    return Cell(value, low, high, _field(raw, "passport", where))
+    value = number(field_of(raw, "value", where), f"{where}.value")
+    low, high = (number(field_of(raw, end, where), f"{where}.{end}") for end in ("low", "high"))
+    return Cell(value, low, high, field_of(raw, "passport", where))
 
 
 def _difference(raw: Any, where: str, rows: Mapping[str, Any]) -> Difference:
-    metric, row, against = (str(_field(raw, name, where)) for name in ("metric", "row", "against"))
+    metric, row, against = (
+        str(field_of(raw, name, where)) for name in ("metric", "row", "against")
+    )
     for name in (row, against):
         if name not in rows:
             raise ValueError(f"{where} names the row {name!r}; the report has {sorted(rows)}.")
     value, low, high = (
-        _number(_field(raw, key, where), f"{where}.{key}") for key in ("value", "low", "high")
+        number(field_of(raw, key, where), f"{where}.{key}") for key in ("value", "low", "high")
     )
     if value is None:
         raise ValueError(f"{where}.value is null: leave out what was not compared.")
     return Difference(metric, row, against, value, low, high)
-
-
-def _curves(raw: Any) -> dict[str, dict[str, list[float]]]:
-    if not isinstance(raw, Mapping):
-        raise ValueError(f"report.curves must map names to {{row: numbers}}, got {_kind(raw)}.")
-    curves: dict[str, dict[str, list[float]]] = {}
-    for name, series in raw.items():
-        if not isinstance(series, Mapping):
-            raise ValueError(
-                f"report.curves[{name!r}] must map rows to lists, got {_kind(series)}."
-            )
-        curves[name] = {}
-        for row, numbers in series.items():
-            where = f"report.curves[{name!r}][{row!r}]"
-            if not isinstance(numbers, Sequence) or isinstance(numbers, str):
-                raise ValueError(f"{where} must be a list of numbers, got {_kind(numbers)}.")
-            checked = (_number(number, where) for number in numbers)
-            curves[name][row] = [math.nan if number is None else number for number in checked]
-    return curves
-
-
-def _number(value: Any, where: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    raise ValueError(f"{where} is {value!r}: it must be a number, or null where none was measured.")
-
-
-def _field(raw: Any, name: str, where: str) -> Any:
-    if not isinstance(raw, Mapping):
-        raise ValueError(f"{where} must be an object with {name!r}, got {_kind(raw)}.")
-    if name not in raw:
-        raise ValueError(f"{where} has no {name!r}; it has {sorted(map(str, raw))}.")
-    return raw[name]
-
-
-def _mapping(raw: Any, name: str, where: str) -> Mapping[str, Any]:
-    value = _field(raw, name, where)
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{where}.{name} must be an object, got {_kind(value)}.")
-    return value
-
-
-def _kind(value: Any) -> str:
-    return f"{type(value).__name__} {value!r:.60}"

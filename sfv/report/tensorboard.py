@@ -1,9 +1,10 @@
-"""Videos, settings and report rows in TensorBoard.
+"""Videos, settings, report rows and curves in TensorBoard.
 
 TensorBoard's image dashboard plays GIF, so a video is an image summary that holds GIF bytes.
 (torch's own `add_video` encodes with moviepy, and fails with moviepy 2.)
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
+from sfv.report.curves import parse_curves
 from sfv.report.rows import flatten
 from sfv.report.video import encode_gif
 
@@ -67,9 +69,21 @@ def log_hparams(
 ) -> None:
     """Fill TensorBoard's HParams dashboard.
 
-    Nested settings get dotted names, as the command line's flags have.
+    Nested settings get dotted names, as the command line's flags have. Lightning would also declare this
+    run's settings and metrics to be those of all runs; TensorBoard believes the first such declaration it
+    finds, and then shows neither which settings differ nor what other runs measured.
     """
-    logger.log_hyperparams(flatten(params), dict(metrics))
+    from torch.utils.tensorboard.summary import hparams
+
+    flat = flatten(params)
+    logger.log_hyperparams(flat, {})  # keeps them for hparams.yaml
+    logger.log_metrics(metrics, 0)
+    file_writer = logger.experiment._get_file_writer()
+    if file_writer is None:  # Lightning's stand-in on ranks other than 0
+        return
+    _, start, end = hparams(flat, dict(metrics))  # type: ignore[no-untyped-call]
+    for summary in (start, end):
+        file_writer.add_summary(summary, 0)
 
 
 def log_row(
@@ -93,3 +107,17 @@ def log_row(
         if value is not None:
             scalars[f"report/{name}/{row_name}"] = float(value)
     logger.log_metrics(scalars, step)
+
+
+def log_curves(logger: Logger, curves: Mapping[str, Any]) -> None:
+    """Write a report's curves as scalars `curve/NAME/ROW`; what was not measured is left out.
+
+    Args:
+        logger: Lightning's `TensorBoardLogger`.
+        curves: as in a `report.json`; the place on the axis (a chunk, a gap) becomes the step.
+    """
+    for name, curve in parse_curves(curves).items():
+        for row, values in curve.rows.items():
+            for x, y in zip(curve.x, values, strict=False):
+                if math.isfinite(y):
+                    logger.log_metrics({f"curve/{name}/{row}": y}, round(x))

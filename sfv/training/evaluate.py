@@ -16,7 +16,7 @@ from sfv.models.world_model import WorldModel
 from sfv.report.figure import filmstrip
 from sfv.report.html import VideoPanel, write_report
 from sfv.report.table import format_table
-from sfv.report.tensorboard import add_video, log_hparams, log_row
+from sfv.report.tensorboard import add_video, log_curves, log_hparams, log_row
 from sfv.report.video import encode_mp4, side_by_side, to_frames
 from sfv.training.episodes import load_episodes
 from sfv.training.generate import (
@@ -32,6 +32,8 @@ from sfv.training.generate import (
 from sfv.training.run_folder import tensorboard_logger
 
 MARKER = "report.json"
+BY_LAYER = "fast/drift by layer"
+MOST_LAYERS = 4  # in the report; TensorBoard gets all
 LABELS: dict[Row, str] = {"none": "without memory", "fast": "with memory"}
 
 
@@ -211,11 +213,22 @@ def curves(videos: dict[Row, list[EpisodeVideos]]) -> dict[str, dict[str, list[f
     if made is None:
         return {}
     found = {"fast/loss": made.losses, "fast/gain": made.gains, "fast/drift": made.drifts}
-    return {
+    drawn = {
         name: {"fast": values}
         for name, values in found.items()
         if values and all(map(math.isfinite, values))
     }
+    layers = [(name, norms) for name, norms in layer_drifts(made).items() if norms[-1] > 0]
+    if layers:
+        largest = sorted(layers, key=lambda layer: -layer[1][-1])[:MOST_LAYERS]
+        drawn[BY_LAYER] = dict(largest)
+    return drawn
+
+
+def layer_drifts(made: EpisodeVideos) -> dict[str, list[float]]:
+    """‖ΔW‖ of each adapted layer after each chunk."""
+    names = made.layers[-1] if made.layers else {}
+    return {name: [norms[name] for norms in made.layers] for name in names}
 
 
 def write_outputs(
@@ -236,6 +249,9 @@ def write_outputs(
         write_bytes(out / "videos" / f"{episode.meta.id}.mp4", clip)
     for row, content in measured.report["rows"].items():
         log_row(logger, row, content["metrics"])
+    fast = measured.videos.get("fast")
+    by_layer = {BY_LAYER: layer_drifts(fast[0])} if fast else {}
+    log_curves(logger, measured.report["curves"] | by_layer)
     headline = {
         f"{name}/{row}": cell["value"]
         for row, content in measured.report["rows"].items()

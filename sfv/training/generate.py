@@ -101,6 +101,7 @@ class EpisodeVideos:
         gains: `fast/gain` of each chunk of the long rollout.
         drifts: `fast/drift` of each chunk of the long rollout.
         num_undone: chunks of both rollouts whose learning the guard took back.
+        layers: ‖ΔW‖ of each adapted layer after each chunk of the long rollout.
     """
 
     next_chunk: Float[Tensor, "t 3 height width"]
@@ -110,6 +111,7 @@ class EpisodeVideos:
     gains: list[float]
     drifts: list[float] = field(default_factory=list)
     num_undone: int = 0
+    layers: list[dict[str, float]] = field(default_factory=list)
 
 
 @contextmanager
@@ -233,6 +235,7 @@ def _videos(
         num_undone=sum(
             chunk.learned is not None and chunk.learned.undone for chunk in (*guided, *long)
         ),
+        layers=[report.layers for report in learned],
     )
 
 

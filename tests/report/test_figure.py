@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfv.report.chart import line_chart
+from sfv.report.chart import Chart, line_chart
+from sfv.report.curves import parse_curves
 from sfv.report.figure import filmstrip
 
 
@@ -48,8 +49,12 @@ def test_filmstrip_names_what_is_wrong(frames: np.ndarray) -> None:
         filmstrip({"a": frames}, [0, 1], column_labels=["x"])
 
 
+def chart_of(name: str, content: dict[str, Any]) -> Chart | None:
+    return line_chart(name, parse_curves({name: content})[name])
+
+
 def test_chart_scales_both_axes() -> None:
-    chart = line_chart("fast/loss", {"fast": [0.1, 0.3, 0.2], "copy": [0.4]})
+    chart = chart_of("fast/loss", {"fast": [0.1, 0.3, 0.2], "copy": [0.4]})
     assert chart is not None
     assert [tick.text for tick in chart.y_ticks] == ["0.1", "0.2", "0.3", "0.4"]
     assert [tick.place for tick in chart.y_ticks] == [186.0, 128.0, 70.0, 12.0]
@@ -65,7 +70,7 @@ def test_chart_scales_both_axes() -> None:
 
 def test_chart_shows_zero_and_leaves_gaps() -> None:
     nan = float("nan")
-    chart = line_chart("fast/gain", {"fast": [-0.02, nan, 0.02, 0.04]})
+    chart = chart_of("fast/gain", {"fast": [-0.02, nan, 0.02, 0.04]})
     assert chart is not None
     assert [tick.text for tick in chart.y_ticks] == ["-0.02", "0.00", "0.02", "0.04"]
     assert chart.zero == 128.0
@@ -75,7 +80,7 @@ def test_chart_shows_zero_and_leaves_gaps() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -3e-7])
 def test_chart_of_equal_numbers_has_room_around_them(value: float) -> None:
-    chart = line_chart("flat", {"fast": [value, value]})
+    chart = chart_of("flat", {"fast": [value, value]})
     assert chart is not None
     (_, first, _), (_, second, _) = chart.lines[0].dots
     assert first == second
@@ -83,5 +88,28 @@ def test_chart_of_equal_numbers_has_room_around_them(value: float) -> None:
 
 
 def test_chart_of_nothing_is_left_out() -> None:
-    assert line_chart("empty", {"fast": []}) is None
-    assert line_chart("empty", {"fast": [float("nan")]}) is None
+    assert chart_of("empty", {"fast": []}) is None
+    assert chart_of("empty", {"fast": [float("nan")]}) is None
+
+
+def test_a_curve_over_gaps_shows_ratios_evenly_and_its_interval_as_a_band() -> None:
+    content = {
+        "x": [2, 8, 32],
+        "rows": {"fast": [30, 20, None], "none": [10, 10, 10]},
+        "low": {"fast": [20, 10, None]},
+        "high": {"fast": [40, 30, None]},
+        "axis": "gap",
+        "unit": "frames",
+    }
+    chart = chart_of("recall", content)
+    assert chart is not None and chart.axis == "gap (frames)"
+    assert [(tick.place, tick.text) for tick in chart.x_ticks] == [
+        (52.0, "2"),
+        (240.0, "8"),
+        (428.0, "32"),
+    ]
+    fast, none = chart.lines
+    assert fast.pieces == ["52.0,70.0 240.0,128.0"]
+    assert fast.bands == ["52.0,128.0 240.0,186.0 240.0,70.0 52.0,12.0"]
+    assert none.bands == [] and none.pieces == ["52.0,186.0 240.0,186.0 428.0,186.0"]
+    assert fast.dots[1][2] == "fast, gap (frames) 8: 20"

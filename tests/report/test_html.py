@@ -3,8 +3,6 @@ import errno
 import io
 import re
 import resource
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -17,7 +15,7 @@ import pytest
 
 from sfv.report.html import VideoPanel, render, write_report
 
-VOID = {"meta", "input", "line", "polyline", "br", "link", "img"}
+VOID = {"meta", "input", "line", "polyline", "polygon", "br", "link", "img"}
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 
 
@@ -147,6 +145,12 @@ def test_curves_are_drawn_and_an_empty_one_is_not(report: dict[str, Any]) -> Non
         "fast/loss": {"fast": [0.3, 0.2, None], "loop": [0.1, 0.4]},
         "fast/gain": {"fast": []},
     }
+    report["curves"]["recall"] = {"x": [1, 2], "rows": {"fast": [1, 3]}} | {
+        end: {"fast": [value, value]} for end, value in (("low", 0), ("high", 4))
+    }
+    page = Page(render(report))
+    assert len(page.all("polygon")) == 1
+    del report["curves"]["recall"]
     page = Page(render(report))
     assert len(page.all("svg")) == 1
     assert [len(line["points"].split()) for line in page.all("polyline")] == [2, 2]
@@ -204,23 +208,3 @@ def test_a_full_disk_leaves_the_old_report(report: dict[str, Any], tmp_path: Pat
     assert list(tmp_path.iterdir()) == [path]
     write_report(path, report)
     assert path.read_text() == render(report)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the chromium browser")
-def test_the_script_runs_in_a_browser(
-    report: dict[str, Any], frames: np.ndarray, tmp_path: Path
-) -> None:
-    path = tmp_path / "report.html"
-    write_report(path, report, [panel_of(frames, marks=[(0, "start"), (11, "return begins")])])
-    jump = "<script>document.querySelectorAll('.marks button')[1].click()</script></body>"
-    path.write_text(path.read_text().replace("</body>", jump))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000"]
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = ["chromium", *flags, profile, "--dump-dom", path.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    page = Page(shown)
-    assert [video["src"][:5] for video in page.all("video")] == ["blob:", "blob:"]
-    assert "11 / 19" in page.text
-    current = [b["aria-current"] for b in page.all("button") if "data-frame" in b]
-    assert current == ["false", "true"]

@@ -145,6 +145,13 @@ def change(report: dict[str, Any], path: str, value: Any = None) -> None:
         ("differences", [gap("psnr", 0.0, 1.0, "slow")], r"names the row 'slow'; .*'fast', 'none'"),
         ("curves", [1, 2], "report.curves must map names"),
         ("curves", {"fast/loss": [1, 2]}, r"report.curves\['fast/loss'\] must map rows to lists"),
+        ("curves", {"c": {"x": [1, 1], "rows": {}}}, r"\['c'\]\['x'\] is \[1.0, 1.0\]: .*rise"),
+        ("curves", {"c": {"x": [1], "rows": {"a": [1, 2]}}}, r"\['a'\] has 2 numbers for 1 place"),
+        (
+            "curves",
+            {"c": {"x": [1], "rows": {"a": [1]}, "low": {"b": [1]}, "high": {"b": [1]}}},
+            r"rows \['a'\], 'low' of \['b'\].*give both ends",
+        ),
         ("curves", {"fast/loss": {"fast": 3}}, r"\['fast/loss'\]\['fast'\] must be a list"),
         ("curves", {"fast/loss": {"fast": ["x"]}}, r"\['fast'\] is 'x': it must be a number"),
     ],

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.util import img_mime_type_detector
 from torch.utils.tensorboard import SummaryWriter
 
-from sfv.report.tensorboard import add_video, log_hparams, log_row
+from sfv.report.tensorboard import add_video, log_curves, log_hparams, log_row
 
 
 def events_of(folder: str | Path) -> EventAccumulator:
@@ -79,6 +79,8 @@ def test_hparams_are_named_as_flags(tmp_path: Path) -> None:
         "to": "None",
     }
     assert [event.value for event in events.Scalars("val/psnr")] == [21.5]
+    tags = events.PluginTagToContent(metadata.PLUGIN_NAME)
+    assert metadata.EXPERIMENT_TAG not in tags, "one run does not speak for all"
 
 
 def test_a_row_becomes_scalars(report: dict[str, Any], tmp_path: Path) -> None:
@@ -100,3 +102,19 @@ def test_a_row_becomes_scalars(report: dict[str, Any], tmp_path: Path) -> None:
         "report/psnr/fast",
         "report/psnr/none",
     ]
+
+
+def test_a_curve_s_places_are_its_steps(tmp_path: Path) -> None:
+    logger = new_logger(tmp_path)
+    recall = {"x": [3, 24, 48], "rows": {"fast": [30.0, None, 20.0]}, "axis": "gap"}
+    log_curves(logger, {"recall": recall, "fast/loss": {"fast": [0.5, 0.25]}})
+    logger.experiment.close()
+    events = events_of(logger.log_dir)
+    found = {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+    assert found == {
+        "curve/recall/fast": [(3, 30.0), (48, 20.0)],
+        "curve/fast/loss/fast": [(0, 0.5), (1, 0.25)],
+    }

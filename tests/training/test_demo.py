@@ -79,6 +79,12 @@ def test_the_report_follows_its_schema(demo):
     assert demo.report["settings"]["demo"] == json.loads(json.dumps(asdict(MICRO)))
     assert demo.report["settings"]["model"] == WorldModel.load(demo.model).fingerprint()
     assert len(demo.report["curves"]["fast/loss"]["fast"]) == 4
+    layers = demo.report["curves"]["fast/drift by layer"]
+    assert len(layers) == 4 and all(len(norms) == 4 for norms in layers.values())
+    assert (
+        max(norms[-1] for norms in layers.values())
+        < demo.report["curves"]["fast/drift"]["fast"][-1]
+    )
 
 
 @pytest.mark.slow
@@ -156,8 +162,16 @@ def test_the_logs_hold_curves_settings_and_video(demo):
     assert [event.step for event in loop.Scalars("fast/loss")] == [1, 2, 3, 4]
     value = report.Scalars("report/psnr/fast")[0].value
     assert value == pytest.approx(demo.report["rows"]["fast"]["metrics"]["psnr"]["value"])
+    layers = {
+        tag for tag in report.Tags()["scalars"] if tag.startswith("curve/fast/drift by layer/")
+    }
+    norms = [[event.value for event in report.Scalars(tag)] for tag in sorted(layers)]
+    whole = [event.value for event in report.Scalars("curve/fast/drift/fast")]
+    assert [sum(n**2 for n in chunk) ** 0.5 for chunk in zip(*norms, strict=True)] == pytest.approx(
+        whole
+    )
     for events in (slow, loop, report):
-        assert metadata.EXPERIMENT_TAG in events.PluginTagToContent(metadata.PLUGIN_NAME)
+        assert metadata.SESSION_START_INFO_TAG in events.PluginTagToContent(metadata.PLUGIN_NAME)
     ids = demo.report["settings"]["episodes"]
     assert report.Tags()["images"] == [f"long/{key}" for key in ids]
     for key in ids:

@@ -1,12 +1,14 @@
 import json
 
 import pytest
+import torch
 
 from sfv.cli import main
 from sfv.data.schema import Action
 from sfv.models.world_model import WorldModel
 from sfv.training.episodes import load_episodes
-from sfv.training.generate import check_episode, num_outbound
+from sfv.training.evaluate import curves
+from sfv.training.generate import EpisodeVideos, check_episode, num_outbound
 from tests.data.make import make_meta
 from tests.training.test_rollout_verb import QUICK, refused
 
@@ -132,3 +134,17 @@ def test_the_way_out_ends_where_the_first_return_begins():
     assert num_outbound(make_meta(num_chunks=5)) is None
     walk = make_meta(num_chunks=5, revisits=((7, 9), (6, 10), (0, 14)))
     assert num_outbound(walk) == 2, "chunks 1 and 2; the frames from 9 on go back"
+
+
+def test_the_layers_that_moved_most_are_drawn_and_still_ones_are_not():
+    video = torch.zeros(1, 3, 2, 2)
+    layers = [
+        {"a": 0.1, "b": 0.0, "c": 0.2, "d": 0.3, "e": 0.4, "f": 0.5},
+        {"a": 0.9, "b": 0.0, "c": 0.3, "d": 0.2, "e": 0.5, "f": 0.4},
+    ]
+    made = EpisodeVideos(video, None, video, [0.5, 0.4], [0.0, 0.1], [0.7, 1.1], layers=layers)
+    found = curves({"fast": [made]})["fast/drift by layer"]
+    assert list(found) == ["a", "e", "f", "c"]
+    assert found["a"] == [0.1, 0.9]
+    still = EpisodeVideos(video, None, video, [], [0.0], [0.0], layers=[{"a": 0.0}])
+    assert "fast/drift by layer" not in curves({"fast": [still]})
