@@ -5,10 +5,11 @@ differ. Nothing is read from disk, and equal input gives equal output.
 """
 
 from sfv.metrics.suite_common import Progress, videos_hash
-from sfv.metrics.suite_long import default_frame_features, score_long
+from sfv.metrics.suite_long import WAY_OUT, default_frame_features, score_long
 from sfv.metrics.suite_next_chunk import default_clip_features, score_next_chunk
 
 __all__ = [
+    "WAY_OUT",
     "Progress",
     "default_clip_features",
     "default_frame_features",

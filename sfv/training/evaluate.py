@@ -11,7 +11,7 @@ from tqdm import tqdm
 from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
 from sfv.metrics.protocol import MetricValue, paired_difference, report_json
 from sfv.metrics.protocol import Row as ReportRow
-from sfv.metrics.suite import score_long, score_next_chunk
+from sfv.metrics.suite import WAY_OUT, score_long, score_next_chunk
 from sfv.models.world_model import WorldModel
 from sfv.report.figure import filmstrip
 from sfv.report.html import VideoPanel, write_report
@@ -170,6 +170,7 @@ def _score_return(
         chunk_frames=chunk,
         fps=fps,
         reference=[episode.video for episode, _ in made],
+        context=WAY_OUT,
         seed=seed,
     )
     named = {"return_psnr": "return_psnr", "return_lpips": "return_lpips", "src": "return_src"}
