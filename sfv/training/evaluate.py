@@ -29,6 +29,7 @@ from sfv.training.generate import (
     num_outbound,
     rollout_of,
 )
+from sfv.training.measures import ExtraMeasures, extra_curves, extra_scores
 from sfv.training.run_folder import tensorboard_logger
 
 MARKER = "report.json"
@@ -50,6 +51,7 @@ def evaluate(
     num_episodes: int | None = None,
     rows: Row | list[Row] = ["none", "fast"],  # noqa: B006 (read only)
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+    extra: ExtraMeasures = ExtraMeasures(),  # noqa: B008 (frozen)
 ) -> None:
     """Generate test episodes and measure them.
 
@@ -66,13 +68,14 @@ def evaluate(
         num_episodes: how many episodes; null takes all.
         rows: `none` generates without memory, `fast` with fast learning; one or a list.
         generation: sampler, fast learning and precision.
+        extra: curves, and what costs more: a second detector of cuts, memory probes, action following.
     """
     claim_folder(out, MARKER, "an evaluation folder")
     if (out / MARKER).exists():
         raise FileExistsError(f"{out} holds a finished evaluation ({MARKER}); give another --out")
     world = WorldModel.load(model)
     true = load_episodes(episodes, world, num_episodes)
-    measured = measure(world, true, [rows] if isinstance(rows, str) else rows, generation)
+    measured = measure(world, true, [rows] if isinstance(rows, str) else rows, generation, extra)
     with replacing_parts(out, MARKER) as part:
         write_outputs(part, true, measured, f"World model {model}")
     print(format_table(measured.report))
@@ -84,6 +87,7 @@ def measure(
     episodes: Sequence[TrueEpisode],
     rows: Sequence[Row],
     generation: GenerationSettings,
+    extra: ExtraMeasures = ExtraMeasures(),  # noqa: B008 (frozen)
 ) -> Measured:
     """Generate and score every row; the same episodes, actions and sampling noise for all rows."""
     videos: dict[Row, list[EpisodeVideos]] = {}
@@ -95,6 +99,8 @@ def measure(
                     rollout, episodes, generation.videos_at_once, lambda _: bar.update()
                 )
     scores = {row: score_row(episodes, videos[row], world, generation.seed) for row in rows}
+    for row, more in extra_scores(world, episodes, videos, generation, extra).items():
+        scores[row] |= more
     report = report_json(
         {row: ReportRow(len(episodes), scores[row]) for row in rows},
         {
@@ -106,6 +112,12 @@ def measure(
     )
     report["differences"] = differences(scores)
     report["curves"] = curves(videos)
+    if extra.curves:
+        found = extra_curves(world, episodes, videos, generation.seed)
+        report["binned_curves"] = {
+            row: {name: curve.to_dict() for name, curve in drawn.items()}
+            for row, drawn in found.items()
+        }
     report["undone"] = {row: sum(v.num_undone for v in made) for row, made in videos.items()}
     return Measured(report, videos)
 
@@ -189,7 +201,7 @@ def differences(scores: dict[Row, dict[str, MetricValue]]) -> list[dict[str, Any
         return []
     found = []
     for name, value in scores["none"].items():
-        if not value.episodes:
+        if not value.episodes or name not in scores["fast"]:
             continue
         gap = paired_difference(value, scores["fast"][name])
         if gap.low is not None and gap.high is not None:

@@ -15,15 +15,7 @@ from sfv.metrics.fvd import (
     kernel_distance,
 )
 from sfv.rng import seed_of, stream
-
-
-class Corners:
-    """Clip features that are quick to compute: some pixels of the first and last frame."""
-
-    name, sha256, resize = "corners", "0" * 64, "none"
-
-    def __call__(self, clips: Tensor) -> Tensor:
-        return torch.cat([clips[:, 0, :, 0, 0], clips[:, -1, :, 1, 2]], dim=1)
+from tests.metrics.scenes import Corners
 
 
 def _features(n: int, d: int, key: int, shift: float = 0.0) -> Tensor:
