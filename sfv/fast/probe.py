@@ -7,7 +7,7 @@ and without Θ, and with another Θ, differ in nothing but Θ.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from sfv.fast.settings import FastSettings, Rule
 from sfv.types import FastWeights, Precision
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What a probe needs of a fast learner."""
 

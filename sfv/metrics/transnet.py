@@ -42,7 +42,9 @@ class _Separable(nn.Module):
         self.layers = nn.ModuleList([space, time])
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t h w"]:
-        return self.layers[1](self.layers[0](x))
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
 
 class _Dilated(nn.Module):
@@ -57,7 +59,8 @@ class _Dilated(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t h w"]:
         spans = [self.get_submodule(f"Conv3D_{dilation}")(x) for dilation in self.dilations]
-        return self.bn(torch.cat(spans, dim=1))
+        joined: Tensor = self.bn(torch.cat(spans, dim=1))
+        return joined
 
 
 class _Stage(nn.Module):
@@ -139,7 +142,8 @@ class TransNetV2(nn.Module):
             stages.append(x)
         places = x.movedim(1, -1).flatten(2)
         joined = [self.color_hist_layer(frames), self.frame_sim_layer(stages), places]
-        return self.cls_layer1(F.relu(self.fc1(torch.cat(joined, dim=2))))[..., 0]
+        logits: Tensor = self.cls_layer1(F.relu(self.fc1(torch.cat(joined, dim=2))))
+        return logits[..., 0]
 
 
 @functools.lru_cache(maxsize=1)

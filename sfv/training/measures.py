@@ -147,7 +147,6 @@ def probe(
         seed=generation.seed,
         context="true frames, learned by Θ",
         reference_sha256=videos_hash([episode.video for episode in episodes]),
-        network=world.fingerprint(),
         settings=f"{num_draws} noise levels a chunk; rule {generation.fast.rule}",
     )
     named = {

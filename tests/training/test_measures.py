@@ -83,7 +83,7 @@ def test_a_probe_learns_the_way_out_alone(world):
         assert value.episodes == same[name].episodes
     gaps = zip(found["memory_gain"].episodes, found["memory_gain_other"].episodes, strict=True)
     assert found["memory_held"].episodes == pytest.approx([a - b for a, b in gaps])
-    assert found["memory_held"].passport.network == world.fingerprint()
+    assert found["memory_held"].passport.settings == "2 noise levels a chunk; rule pair"
 
 
 @pytest.mark.slow
