@@ -65,14 +65,14 @@ def test_a_fresh_memory_holds_nothing(world, lora):
 
 
 def test_a_memory_holds_its_own_episode_more_than_another(world, lora):
-    learner, episodes = make_learner(world, lora), [episode(name) for name in "abc"]
+    learner, episodes = make_learner(world, lora), [episode(name) for name in "ab"]
     memories = [learn_episode(learner, one) for one in episodes]
-    assert [memory.num_chunks for memory in memories] == [2, 2, 2]
+    assert [memory.num_chunks for memory in memories] == [2, 2]
     before = [memory.theta.clone() for memory in memories]
     found = probe_memories(learner, memories, episodes, num_draws=2)
     assert all(one.gain_own > 0 for one in found)
     assert sum(one.held for one in found) > 0
-    assert found[2].base_other == found[0].base_own, "the last is compared with the first"
+    assert found[1].base_other == found[0].base_own, "the last is compared with the first"
     assert all(map(torch.equal, before, (memory.theta for memory in memories)))
     exchanged = probe_memories(learner, memories[1:] + memories[:1], episodes, num_draws=2)
     assert sum(one.held for one in exchanged) < 0

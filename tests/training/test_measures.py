@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -9,15 +8,16 @@ from sfv.diffusion.sampler import SamplerSettings
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.learner import FastSettings
 from sfv.fast.rollout import Request
+from sfv.metrics.protocol import Row, report_json
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.denoiser import VideoUNet
 from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel
 from sfv.planning.inverse_dynamics import InverseDynamics
 from sfv.rng import stream
-from sfv.training.evaluate import measure
-from sfv.training.generate import GenerationSettings, TrueEpisode, rollout_of
-from sfv.training.measures import ExtraMeasures, probe
+from sfv.training.evaluate import differences
+from sfv.training.generate import GenerationSettings, TrueEpisode, generate, rollout_of
+from sfv.training.measures import ExtraMeasures, extra_curves, extra_scores, probe
 from sfv.training.swap import make_swaps
 from tests.data.make import make_meta
 
@@ -87,24 +87,30 @@ def test_a_probe_learns_the_way_out_alone(world):
 
 
 @pytest.mark.slow
-def test_an_evaluation_with_everything_has_it_in_its_report(world, tmp_path):
+def test_everything_that_is_asked_for_is_measured_of_its_rows(world, tmp_path):
     InverseDynamics(TEXTS, side=16, widths=(8,), hidden=8).save(tmp_path / "inverse")
-    episodes = [episode(world, "a", 6), episode(world, "b", 6, revisits=((19, 21), (17, 23)))]
+    episodes = [episode(world, "a"), episode(world, "b", revisits=((11, 13), (9, 15)))]
+    videos = {}
+    for row in ("none", "fast"):
+        with rollout_of(world, row, SETTINGS) as rollout:
+            videos[row] = generate(rollout, episodes)
     extra = ExtraMeasures(
         transnet=True, probe_draws=1, inverse_dynamics=tmp_path / "inverse", swaps=1
     )
-    report = measure(world, episodes, ["none", "fast"], SETTINGS, extra).report
-    json.dumps(report, allow_nan=False)
-    rows = {row: set(content["metrics"]) for row, content in report["rows"].items()}
-    both = {"scuts_transnet", "scuts_transnet_ceiling", "action_accuracy", "action_accuracy_floor"}
-    assert both <= rows["none"] & rows["fast"]
-    assert rows["none"] - rows["fast"] == {"swap_obeyed", "swap_kept", "swap_read", "swap_change"}
-    assert rows["fast"] - rows["none"] == {"memory_gain", "memory_gain_other", "memory_held"}
-    curves = report["binned_curves"]
-    assert curves.keys() == {"none", "fast"}
+    scores = extra_scores(world, episodes, videos, SETTINGS, extra)
+    rows = {row: set(found) for row, found in scores.items()}
+    both = {"scuts_transnet", "scuts_transnet_ceiling"}
+    both |= {"action_accuracy", "action_accuracy_floor", "action_accuracy_ceiling"}
+    assert rows["none"] & rows["fast"] == both
+    assert rows["none"] - both == {"swap_obeyed", "swap_kept", "swap_read", "swap_change"}
+    assert rows["fast"] - both == {"memory_gain", "memory_gain_other", "memory_held"}
+    assert all(value.passport.count == 2 for value in scores["fast"].values())
+    assert {gap["metric"] for gap in differences(scores)} <= both
+    report_json({row: Row(2, scores[row]) for row in scores}, {})
+    curves = extra_curves(world, episodes, videos, 0)
     assert {"recall_psnr", "recall_true_psnr", "drift_psnr"} <= curves["none"].keys()
-    assert curves["fast"]["drift_psnr"]["bins"][0]["episodes"] == 2
-    assert curves["fast"]["recall_psnr"]["bins"][0]["episodes"] == 1
+    assert curves["fast"]["drift_psnr"].bins[0].value.passport.count == 2
+    assert curves["fast"]["recall_psnr"].bins[0].value.passport.count == 1
 
 
 def test_settings_that_cannot_be_measured_are_named(tmp_path):
