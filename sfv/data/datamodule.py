@@ -101,8 +101,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.num_context, self.num_generated = num_context, num_generated
         self.buckets: list[Bucket] = buckets or [(num_context, num_generated)]
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
-        self.last_batch, self.weights = last_batch, weights
-        self.read, self.with_poses = read, with_poses
+        self.last_batch, self.weights, self.with_poses = last_batch, weights, with_poses
         self.max_skipped_share, self.cache_mb = max_skipped_share, cache_mb
         self.train_shards = Shards.find(train, codec_fingerprint, read)
         self.val_shards = None if val is None else Shards.find(val, codec_fingerprint, read)
