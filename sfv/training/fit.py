@@ -151,7 +151,7 @@ def parse(
         parser_kwargs={"parser_mode": "omegaconf+", "prog": prog},
     )
     if learner is SlowLearner:  # others read the frames themselves
-        check_encoder(made.datamodule, made.trainer.callbacks)
+        check_encoder(made.datamodule, made.trainer.callbacks)  # type: ignore[attr-defined]
     return made
 
 
