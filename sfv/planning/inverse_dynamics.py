@@ -174,8 +174,7 @@ def _differences(
 ) -> Float[Tensor, "n shifts h w"]:
     """How unlike the frames are, one moved sideways by each of `_SHIFTS`; small where that fits.
 
-    Convolutions learn such comparisons too, but slowly: without them left and right turns stay mixed up
-    for hundreds of steps.
+    Strided convolutions have to learn such comparisons first, and mix up left and right until then.
     """
     moved = [(after.roll(shift, dims=3) - before).abs().mean(dim=1) for shift in _SHIFTS]
     return torch.stack(moved, dim=1) * 4
