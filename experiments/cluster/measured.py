@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
     EventAccumulator,
 )
 
+from sfv.metrics import protocol
 from sfv.report.rows import flatten, parse_report
 from sfv.training.run_folder import CONFIG
 
@@ -22,9 +23,6 @@ VALIDATION = (
     "model.num_generated",
 )  # fmt: skip
 """Settings that `val/loss` depends on besides the weights."""
-
-MAY_DIFFER = {"seed", "count", "interval"}
-"""Fields of a passport that two comparable values may differ in; see `sfv.metrics.protocol`."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +153,7 @@ def _devices(settings: Mapping[str, Any]) -> int:
 
 def differing(a: Value, b: Value) -> list[str]:
     """Fields in which two values were measured differently, with both contents."""
-    free = MAY_DIFFER - ({"count"} if a.passport.get("count_matters") else set())
-    return [
-        f"{name}: {a.passport.get(name)!r} and {b.passport.get(name)!r}"
-        for name in sorted({*a.passport, *b.passport} - free)
-        if a.passport.get(name) != b.passport.get(name)
-    ]
+    return protocol.differing(a.passport, b.passport)
 
 
 def check_comparable(runs: list[Run], name: str) -> None:

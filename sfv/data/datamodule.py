@@ -59,6 +59,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             None takes any.
         mode: what training sees: single `windows` in batches (slow learning), or whole `episodes`
             one by one (the slow-fast loop). Validation sees the same.
+        with_poses: give each window the poses of its frames, NaN where its episode has none; the inverse
+            dynamics model learns from them. For `windows`.
         read: what the shards hold. `video` needs the callback `sfv.training.encode.EncodeVideo`, which
             encodes each batch, and mode `windows`.
 
@@ -87,6 +89,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         codec_fingerprint: str | None = None,
         mode: Literal["windows", "episodes"] = "windows",
         read: Read = "latents",
+        with_poses: bool = False,
     ) -> None:
         super().__init__()
         _check_reading(mode, read)
@@ -98,7 +101,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.num_context, self.num_generated = num_context, num_generated
         self.buckets: list[Bucket] = buckets or [(num_context, num_generated)]
         self.shuffle_buffer, self.seed = shuffle_buffer, seed
-        self.last_batch, self.weights = last_batch, weights
+        self.last_batch, self.weights, self.with_poses = last_batch, weights, with_poses
         self.max_skipped_share, self.cache_mb = max_skipped_share, cache_mb
         self.train_shards = Shards.find(train, codec_fingerprint, read)
         self.val_shards = None if val is None else Shards.find(val, codec_fingerprint, read)
@@ -137,7 +140,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             table = whole_episodes(cut_table(library.table, [make.bucket]))
         else:
             table = cut_table(library.table, self.buckets)
-            make = WindowMaker(table, tuple(self.buckets))
+            make = WindowMaker(table, tuple(self.buckets), self.with_poses)
         self._check(table, split)
         return library, table, make
 
@@ -219,10 +222,11 @@ class WindowMaker:
 
     table: WindowTable
     buckets: tuple[Bucket, ...]
+    with_poses: bool = False
 
     def __call__(self, found: Sequence[tuple[int, Episode]]) -> WindowBatch:
         table = self.table
-        return collate(
+        batch = collate(
             [
                 window_at(
                     meta,
@@ -234,6 +238,16 @@ class WindowMaker:
                 for i, (meta, frames) in found
             ]
         )
+        if self.with_poses:
+            places = ((meta, int(table.start[i]), int(table.bucket[i])) for i, (meta, _) in found)
+            batch["poses"] = torch.stack([self._poses(*place) for place in places])
+        return batch
+
+    def _poses(self, meta: EpisodeMeta, start: int, bucket: int) -> Tensor:
+        context, new = self.buckets[bucket]
+        if meta.poses is None:
+            return torch.full((context + new, 4), float("nan"))
+        return torch.tensor(meta.poses[start - context : start + new], dtype=torch.float32)
 
 
 @dataclass(frozen=True)

@@ -278,3 +278,44 @@ class FVD(Metric):
             ValueError: fewer than two clips on a side.
         """
         return frechet_distance_of_moments(*self._moments("real"), *self._moments("fake"))
+
+
+class KVD(Metric):
+    """Unbiased kernel distance over all clips of all processes; keeps the features of every clip.
+
+    Args:
+        extractor: clip features.
+        num_features: their width.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    def __init__(self, extractor: ClipFeatures, num_features: int = FEATURES) -> None:
+        super().__init__()
+        self.extractor, self.num_features = extractor, num_features
+        for side in ("real", "fake"):
+            self.add_state(side, [], dist_reduce_fx="cat")
+
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        """Add true and generated clips, `n t 3 height width`; either side may be empty (n = 0)."""
+        for side, clips in (("real", real), ("fake", fake)):
+            if len(clips) > 0:
+                # Flat and of the metric's own type, as torchmetrics sends for a process without clips.
+                features = self.extractor(clips).to(self.device, self.dtype)
+                getattr(self, side).append(features.flatten())
+
+    def _gathered(self, side: str) -> Float[Tensor, "n d"]:
+        state = getattr(self, side)  # a list before processes are joined, a tensor after
+        none = torch.zeros(0, dtype=self.dtype, device=self.device)
+        flat = state if isinstance(state, Tensor) else torch.cat([none, *state])
+        return flat.reshape(-1, self.num_features)
+
+    def compute(self) -> Tensor:
+        """The distance, float64; see `kernel_distance`.
+
+        Raises:
+            ValueError: fewer than two clips on a side.
+        """
+        return kernel_distance(self._gathered("real"), self._gathered("fake"))

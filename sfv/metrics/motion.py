@@ -60,3 +60,21 @@ class Motion(VideoMean):
     def update(self, video: Tensor) -> None:
         """Add a batch, `b t 3 height width`."""
         self._add(torch.stack([frame_changes(one) for one in video]))
+
+
+class BorderJump(VideoMean):
+    """Mean `border_jump` over the videos in which something moves.
+
+    Args:
+        chunk_frames: frames in a chunk.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, chunk_frames: int) -> None:
+        super().__init__()
+        self.chunk_frames = chunk_frames
+
+    def update(self, video: Tensor) -> None:
+        """Add a batch, `b t 3 height width`."""
+        self._add(torch.tensor([[border_jump(one, self.chunk_frames)] for one in video]))

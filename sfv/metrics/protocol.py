@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-import sfv
+from sfv.metrics.code_version import code_version, public
 from sfv.rng import seed_of
 
 Protocol = Literal["next_chunk", "long", "return"]
@@ -36,12 +36,14 @@ class Passport:
         resize: what is done to frames before the network.
         frames: frames in a clip; None where frames are scored one by one.
         stride: frames between the starts of two clips.
+        context: what true frames the model was given, and whether they are scored; "" in reports that
+            were stored before this was.
         covariance_divisor: "N-1" for Fréchet distances.
         settings: other choices, such as a detector's thresholds.
         seed: seed of the interval and of random splits.
         interval: how `low` and `high` were made.
         count_matters: the value is biased by `count`, so equal counts are needed to compare.
-        code_version: version of this package.
+        code_version: version of this package, with the commit in a checkout: `0.6.0+g1a2b3c4`.
     """
 
     metric: str
@@ -54,12 +56,13 @@ class Passport:
     resize: str = "none"
     frames: int | None = None
     stride: int | None = None
+    context: str = ""
     covariance_divisor: str | None = None
     settings: str = ""
     seed: int = 0
     interval: str = "percentile bootstrap over episodes, 95 %"
     count_matters: bool = False
-    code_version: str = sfv.__version__
+    code_version: str = field(default_factory=code_version)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
@@ -138,22 +141,45 @@ def mean_value(episodes: Sequence[float], passport: Passport) -> MetricValue:
 
 
 _MAY_DIFFER = {"seed", "count", "interval"}
+_ADDED = {"context": ""}
+"""Fields that older passports lack, with what stands for "not recorded"."""
+
+
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Fields in which two values were measured differently, each with both contents.
+
+    Counts must agree only where they bias the value. Two commits of one version measure alike: a
+    change of a metric takes a new version. What an older passport did not record is not compared.
+
+    Args:
+        first: a passport as a report holds it.
+        second: another.
+    """
+    free = _MAY_DIFFER - ({"count"} if first.get("count_matters") else set())
+    return [
+        f"{name}: {first.get(name)!r} and {second.get(name)!r}"
+        for name in [*first, *(name for name in second if name not in first)]
+        if name not in free and not _alike(name, first.get(name), second.get(name))
+    ]
+
+
+def _alike(name: str, a: Any, b: Any) -> bool:
+    if name == "code_version" and isinstance(a, str) and isinstance(b, str):
+        return public(a) == public(b)
+    return bool(a == b) or (name in _ADDED and bool({a, b} & {None, _ADDED[name]}))
 
 
 def comparable(a: MetricValue, b: MetricValue) -> None:
     """Check that two values were measured alike.
 
     Raises:
-        ValueError: names the fields that differ. Counts must agree only where they bias the value.
+        ValueError: names the fields that differ; see `differing`.
     """
-    first, second = a.passport.to_dict(), b.passport.to_dict()
-    free = _MAY_DIFFER - ({"count"} if a.passport.count_matters else set())
-    different = [k for k in first if k not in free and first[k] != second[k]]
+    different = differing(a.passport.to_dict(), b.passport.to_dict())
     if different:
-        listed = "; ".join(f"{k}: {first[k]!r} and {second[k]!r}" for k in different)
         raise ValueError(
             f"{a.passport.metric} and {b.passport.metric} are not comparable, they differ in "
-            f"{listed}: measure both in the same way"
+            f"{'; '.join(different)}: measure both in the same way"
         )
 
 

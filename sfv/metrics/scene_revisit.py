@@ -198,3 +198,29 @@ class SceneRevisit(VideoMean):
         """Add a batch, `b t 3 height width`, with the revisits of each video."""
         for one, pairs in zip(video, visits, strict=True):
             self._add(video_revisit_similarity(one, pairs, self.features)[None])
+
+
+class RevisitPSNR(VideoMean):
+    """Mean over videos of their mean `revisit_psnr`."""
+
+    higher_is_better = True
+
+    def update(self, video: Tensor, visits: Sequence[Visits]) -> None:
+        """Add a batch, `b t 3 height width`, with the revisits of each video."""
+        for one, pairs in zip(video, visits, strict=True):
+            self._add(revisit_psnr(one, pairs)[None])
+
+
+class RevisitLPIPS(VideoMean):
+    """Mean over videos of their mean `revisit_lpips`."""
+
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = LPIPSNetwork("alex")
+
+    def update(self, video: Tensor, visits: Sequence[Visits]) -> None:
+        """Add a batch, `b t 3 height width`, with the revisits of each video."""
+        for one, pairs in zip(video, visits, strict=True):
+            self._add(revisit_lpips(one, pairs, self.network)[None])

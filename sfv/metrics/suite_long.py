@@ -32,6 +32,9 @@ from sfv.metrics.suite_common import (
 from sfv.metrics.video import check_video
 from sfv.rng import stream
 
+FIRST_CHUNK = "the first chunk is true, scored with the rest"
+WAY_OUT = "the way out is true; scored are frames of the way back"
+
 
 @functools.lru_cache(maxsize=1)
 def default_frame_features() -> AlexNetFeatures:
@@ -47,6 +50,7 @@ def score_long(
     fps: int | float,
     reference: Sequence[Tensor] | None = None,
     frame_features: FrameFeatures | None = None,
+    context: str = FIRST_CHUNK,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, MetricValue]:
@@ -65,6 +69,7 @@ def score_long(
         fps: frames a second.
         reference: the true videos of the same episodes, at least as long; None: not known.
         frame_features: network of SRC; None: AlexNet, not the paper's ResNet-18.
+        context: which frames of the videos are true, for the passports.
         seed: of intervals and of the exchanged visits.
         progress: told what is measured.
 
@@ -77,7 +82,7 @@ def score_long(
         _checked(i, video, pairs, chunk_frames)
     features = frame_features or default_frame_features()
     tell = progress or quiet
-    base = Passport("", "long", len(videos), seed=seed)
+    base = Passport("", "long", len(videos), seed=seed, context=context)
     floor = [exchanged(p, stream(seed, "src-floor", i)) for i, p in enumerate(revisits)]
     if reference is None:
         scores = _long_scores(videos, revisits, chunk_frames, fps, features, base, tell)

@@ -80,7 +80,14 @@ def score_next_chunk(
             "longer videos, or set a smaller clip_frames or clip_stride"
         )
     network = clip_features or default_clip_features()
-    base = Passport("", "next_chunk", len(real), seed=seed, reference_sha256=videos_hash(real))
+    base = Passport(
+        "",
+        "next_chunk",
+        len(real),
+        seed=seed,
+        context="true frames before each chunk, not scored",
+        reference_sha256=videos_hash(real),
+    )
     scores = _frame_scores(real, generated, base, lpips_net, tell)
     return scores | _clip_scores(
         real_clips,

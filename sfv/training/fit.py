@@ -21,6 +21,7 @@ from sfv.data.datamodule import EpisodeDataModule
 from sfv.report.tensorboard import log_hparams
 from sfv.training.attempts import FencedCheckpointIO, claim
 from sfv.training.encode import EncodeVideo
+from sfv.training.inverse_dynamics import InverseDynamicsLearner
 from sfv.training.preempt import Preemption
 from sfv.training.run_folder import newest_checkpoint, open_run_folder, tensorboard_logger
 from sfv.training.sharded_strategy import ShardedStrategy
@@ -33,26 +34,16 @@ class FitCLI(LightningCLI):
     """Typed configuration of a run; numbers that two objects share are linked."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        full_help = parser.format_help
-        parser.format_help = lambda: short_help(full_help())
-        parser.add_argument("--out", default="runs/fit", help="folder of this run")
-        parser.add_argument(
-            "--checkpoint_every",
-            type=PositiveInt,
-            default=100,
-            help="slow steps between two checkpoints; the newest is kept",
-        )
+        add_run_arguments(parser)
         parser.add_argument(
             "--slow_fast",
             type=SlowFastSettings | None,
             default=None,
             help="settings of the slow-fast loop; null trains slowly only",
         )
-        parser.link_arguments("out", "trainer.default_root_dir")
         parser.link_arguments("model.num_context", "data.num_context")
         parser.link_arguments("model.num_generated", "data.num_generated")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("slow_fast", "data.mode", compute_fn=_data_mode)
         parser.link_arguments(
             "model",
@@ -77,6 +68,21 @@ class FitCLI(LightningCLI):
             kwargs["logger"] = tensorboard_logger(out)
         trainer: pl.Trainer = super().instantiate_trainer(**kwargs)
         return trainer
+
+
+def add_run_arguments(parser: LightningArgumentParser) -> None:
+    """What every run has: a folder, checkpoints, one seed."""
+    full_help = parser.format_help
+    parser.format_help = lambda: short_help(full_help())
+    parser.add_argument("--out", default="runs/fit", help="folder of this run")
+    parser.add_argument(
+        "--checkpoint_every",
+        type=PositiveInt,
+        default=100,
+        help="slow steps between two checkpoints; the newest is kept",
+    )
+    parser.link_arguments("out", "trainer.default_root_dir")
+    parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
 
 def short_help(text: str) -> str:
@@ -117,19 +123,25 @@ class LoginNodeCLI(FitCLI):
         )
 
 
-def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI, prog: str = "sfv fit") -> FitCLI:
+def parse(
+    args: Sequence[str],
+    cli: type[FitCLI] = FitCLI,
+    prog: str = "sfv fit",
+    learner: type[pl.LightningModule] = SlowLearner,
+) -> FitCLI:
     """Parse and construct everything; a typo or a wrong type ends here, before any training.
 
     Args:
         args: flags.
         cli: what is constructed.
         prog: the command that errors and help name.
+        learner: what is trained.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     made = cli(
-        SlowLearner,
+        learner,
         EpisodeDataModule,
         run=False,
         args=list(args),
@@ -138,7 +150,8 @@ def parse(args: Sequence[str], cli: type[FitCLI] = FitCLI, prog: str = "sfv fit"
         auto_configure_optimizers=False,
         parser_kwargs={"parser_mode": "omegaconf+", "prog": prog},
     )
-    check_encoder(made.datamodule, made.trainer.callbacks)  # type: ignore[attr-defined]
+    if learner is SlowLearner:  # others read the frames themselves
+        check_encoder(made.datamodule, made.trainer.callbacks)  # type: ignore[attr-defined]
     return made
 
 
@@ -210,17 +223,17 @@ def check_strategy(trainer: pl.Trainer) -> None:
 
 def train(
     trainer: pl.Trainer,
-    learner: SlowLearner,
+    learner: SlowLearner | InverseDynamicsLearner,
     datamodule: pl.LightningDataModule,
     slow_fast: SlowFastSettings | None,
     out: Path,
     settings: Mapping[str, Any],
 ) -> None:
-    """Train, then save the world model under `out/model`.
+    """Train, then save the model under `out/model`.
 
     Args:
         trainer: counts slow steps.
-        learner: the slow learner.
+        learner: the slow learner, or an inverse dynamics model (without `slow_fast`).
         datamodule: windows, or episodes for the slow-fast loop.
         slow_fast: the loop's settings; None trains slowly only.
         out: the run folder.
@@ -243,6 +256,7 @@ def train(
         if slow_fast is None:
             trainer.fit(learner, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         else:
+            assert isinstance(learner, SlowLearner)
             fit_slow_fast(trainer, learner, datamodule, slow_fast, resume)
     except SystemExit as error:
         if trainer.interrupted:  # Lightning turns Ctrl-C into an exit that says nothing
@@ -254,7 +268,7 @@ def train(
     with whole(learner, keep=trainer.is_global_zero):
         if attempt is not None:
             attempt.check()
-            learner.world_model.save(out / "model")
+            learner.save(out / "model")
 
 
 def _say_stopped(trainer: pl.Trainer) -> None:

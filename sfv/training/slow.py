@@ -1,6 +1,7 @@
 """The slow learner Φ as a LightningModule: wiring only, the mathematics is in `sfv.diffusion`."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -111,6 +112,10 @@ class SlowLearner(pl.LightningModule):
             return optimizer
         scheduler = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def save(self, folder: Path) -> None:
+        """Write the world model."""
+        self.world_model.save(folder)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout, which can only draw from the global generator, by the slow step."""

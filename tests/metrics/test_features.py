@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfv.metrics.features import I3DFeatures, _max_pool, _same, preprocess
+from sfv.metrics.features import I3D, I3DFeatures, _max_pool, _same, preprocess
 from sfv.metrics.fvd import frechet_distance
 from sfv.metrics.suite import default_clip_features
 from sfv.metrics.weights import I3D_KINETICS, load
@@ -104,6 +105,24 @@ def test_black_against_white_is_the_published_distance() -> None:
     black, white = torch.zeros(8, 30, 3, 64, 64), torch.ones(8, 30, 3, 64, 64)
     distance = frechet_distance(features(black), features(white)).item()
     assert distance == pytest.approx(151.3924, rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="256 clips take minutes on a CPU")
+def test_uniform_noise_is_the_published_distance() -> None:
+    """128 against 128 clips, seeds 1 and 2 of the public comparison; covariances divided by N - 1."""
+    network = I3D().cuda().eval()
+
+    def features(seed: int) -> torch.Tensor:
+        draw = np.random.RandomState(seed)
+        found = []
+        for _ in range(128):
+            clip = torch.from_numpy(draw.rand(16, 224, 224, 3).astype(np.float32))
+            with torch.inference_mode():
+                found.append(network(clip.permute(3, 0, 1, 2)[None].cuda()).cpu().clone())
+        return torch.cat(found)
+
+    assert frechet_distance(features(1), features(2)).item() == pytest.approx(10.13809, rel=1e-3)
 
 
 def test_preprocessing_is_bilinear_with_half_pixel_centres() -> None:

@@ -7,6 +7,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from sfv.metrics.fvd import (
     FVD,
+    KVD,
     clip_interval,
     frechet_distance,
     frechet_distance_of_moments,
@@ -14,15 +15,7 @@ from sfv.metrics.fvd import (
     kernel_distance,
 )
 from sfv.rng import seed_of, stream
-
-
-class Corners:
-    """Clip features that are quick to compute: some pixels of the first and last frame."""
-
-    name, sha256, resize = "corners", "0" * 64, "none"
-
-    def __call__(self, clips: Tensor) -> Tensor:
-        return torch.cat([clips[:, 0, :, 0, 0], clips[:, -1, :, 1, 2]], dim=1)
+from tests.metrics.scenes import Corners
 
 
 def _features(n: int, d: int, key: int, shift: float = 0.0) -> Tensor:
@@ -171,3 +164,17 @@ def test_class_equals_the_function_and_merges_uneven_processes() -> None:
     idle.update(real[:1], fake[:0])
     with pytest.raises(ValueError, match="FVD has 1 real clips; a covariance needs at least 2"):
         idle.compute()
+
+
+def test_kernel_class_equals_the_function_on_all_clips_and_needs_two() -> None:
+    clips = torch.rand(9, 2, 3, 4, 5, generator=stream(0, "clips"))
+    metric = KVD(Corners(), num_features=6)
+    metric.update(clips[:3], clips[5:6])
+    with pytest.raises(ValueError, match=r"second set: features of shape \(1, 6\)"):
+        metric.compute()
+    metric.update(clips[:0], clips[6:])
+    expected = kernel_distance(Corners()(clips[:3]), Corners()(clips[5:]))
+    assert metric.compute().item() == pytest.approx(expected.item(), rel=1e-6)
+    metric.reset()
+    with pytest.raises(ValueError, match=r"first set: features of shape \(0, 6\)"):
+        metric.compute()

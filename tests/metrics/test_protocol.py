@@ -1,16 +1,20 @@
 import json
 import math
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sfv.metrics.code_version import version_of
 from sfv.metrics.protocol import (
     MetricValue,
     Passport,
     Row,
     bootstrap_interval,
     comparable,
+    differing,
     mean_value,
     paired_difference,
     report_json,
@@ -110,3 +114,36 @@ def test_report_is_strict_json_in_the_documented_schema() -> None:
     assert metrics["psnr"]["value"] == 1.5
     assert metrics["psnr"]["passport"]["protocol"] == "next_chunk"
     assert [metrics["src"][k] for k in ("value", "low", "high")] == [None] * 3
+
+
+def test_commits_of_one_version_and_older_passports_are_compared() -> None:
+    a, b = (replace(PASSPORT, code_version=v, context="true") for v in ("1.2+gab", "1.2+gcd.dirty"))
+    assert differing(a.to_dict(), b.to_dict()) == []
+    stored = {k: v for k, v in a.to_dict().items() if k != "context"} | {"code_version": "1.2"}
+    assert differing(stored, a.to_dict()) == differing(a.to_dict(), stored) == []
+    other = replace(a, context="first chunk", code_version="1.3+gab")
+    assert differing(a.to_dict(), other.to_dict()) == [
+        "context: 'true' and 'first chunk'",
+        "code_version: '1.2+gab' and '1.3+gab'",
+    ]
+
+
+def test_the_code_version_names_the_commit_of_a_checkout(tmp_path: Path) -> None:
+    def git(*args: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        done = subprocess.run(
+            ["git", "-C", tmp_path, *who, *args], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert version_of("1.2", tmp_path) == "1.2"
+    git("init", "-q")
+    assert version_of("1.2", tmp_path) == "1.2"  # no commit yet
+    (tmp_path / "file").write_text("a")
+    git("add", "file")
+    git("commit", "-qm", "first")
+    git("tag", "-a", "v7", "-m", "v7")
+    commit = git("rev-parse", "--short", "HEAD")
+    assert version_of("1.2", tmp_path) == f"1.2+g{commit}"
+    (tmp_path / "file").write_text("b")
+    assert version_of("1.2", tmp_path) == f"1.2+g{commit}.dirty"

@@ -20,14 +20,7 @@ from sfv.metrics.scene_revisit import (
     video_revisit_similarity,
 )
 from sfv.rng import stream
-from tests.metrics.scenes import noisy, walk
-
-
-class MeanColour:
-    name, sha256, resize = "mean-colour", "0" * 64, "none"
-
-    def __call__(self, frames: Tensor) -> Tensor:
-        return frames.mean((2, 3))
+from tests.metrics.scenes import MeanColour, noisy, walk
 
 
 def test_similarity_against_a_plain_loop() -> None:

@@ -10,8 +10,7 @@ from sfv.metrics.motion import border_jump, motion
 from sfv.metrics.protocol import comparable, paired_difference
 from sfv.metrics.scene_revisit import revisit_psnr
 from sfv.metrics.suite import score_long, score_next_chunk, videos_hash
-from tests.metrics.scenes import noisy, pan, walk
-from tests.metrics.test_fvd import Corners
+from tests.metrics.scenes import Corners, noisy, pan, walk
 
 LENGTHS = (12, 9, 14, 12)
 

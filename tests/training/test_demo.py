@@ -103,7 +103,8 @@ def test_with_no_fast_steps_both_rows_are_equal(idle):
     _, report, _, _ = idle
     assert report["rows"]["none"] == report["rows"]["fast"]
     still = {"fast": [0.0] * 4}
-    assert report["curves"] == {"fast/gain": still, "fast/drift": still}, "no step, no loss"
+    of_theta = {name: rows for name, rows in report["curves"].items() if name.startswith("fast/")}
+    assert of_theta == {"fast/gain": still, "fast/drift": still}, "no step, no loss"
     assert report["undone"] == {"none": 0, "fast": 0}
     assert all(gap["value"] == 0 for gap in report["differences"])
 

@@ -34,6 +34,7 @@ def test_an_evaluation_writes_its_report(evaluation, demo):
     assert report["settings"]["sampler"]["num_inference_steps"] == 1
     assert report["settings"]["seed"] == 1
     assert report["differences"] == []
+    assert report["binned_curves"]["none"]["drift_psnr"]["bins"][0]["episodes"] == 2
     html = (evaluation / "report.html").read_text()
     assert str(demo.model) in html
     ids = [episode["id"] for episode in _test_metadata(demo)]

@@ -19,7 +19,7 @@ TINY = CONFIGS / "doom" / "tiny.yaml"
 FIT_CONFIGS = [  # those of paper/ need pretrained weights: tests/training/test_paper.py
     p
     for p in sorted(CONFIGS.rglob("*.yaml"))
-    if p.read_text().startswith("# sfv fit") and p.parent.name != "paper"
+    if p.read_text().startswith("# sfv fit --config") and p.parent.name != "paper"
 ]
 SECRET = f"token-{seed_of(0, 'secret'):x}"  # made here, so that it stands in no source file
 SLOW_FAST = CONFIGS / "doom" / "tiny_slow_fast.yaml"

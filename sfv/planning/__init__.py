@@ -1,0 +1,1 @@
+"""Reading actions back from frames."""

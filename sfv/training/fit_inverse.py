@@ -1,0 +1,65 @@
+"""`sfv fit inverse_dynamics`: train the inverse model on true videos, measure it on held-out maps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from pytorch_lightning.cli import LightningArgumentParser
+
+from sfv.data.datamodule import episodes
+from sfv.files import write_json
+from sfv.metrics.protocol import report_json
+from sfv.planning.inverse_dynamics import InverseReader
+from sfv.report.table import format_table
+from sfv.training.fit import FitCLI, add_run_arguments, check_strategy, parse, resolved, train
+from sfv.training.inverse_dynamics import InverseDynamicsLearner, held_out_accuracy
+from sfv.training.run_folder import open_run_folder
+
+REPORT = "report.json"
+ROW = "true_video"
+
+
+class InverseCLI(FitCLI):
+    """Typed configuration of an inverse model's run."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add_run_arguments(parser)
+
+
+def fit_inverse(args: Sequence[str]) -> None:
+    """Train in a run folder; the same settings again go on from its newest checkpoint.
+
+    The folder gets `model/` and, if `data.val` is given, `report.json` with the accuracy on it.
+
+    Args:
+        args: flags.
+
+    Raises:
+        ValueError: the configuration cannot be trained.
+    """
+    cli = parse(args, InverseCLI, "sfv fit inverse_dynamics", InverseDynamicsLearner)
+    learner, data, out = cli.model, cli.datamodule, Path(cli.config.out)
+    assert isinstance(learner, InverseDynamicsLearner)
+    if data.read != "video":
+        raise ValueError(
+            "data.read is latents; the inverse model reads true frames: set it to video"
+        )
+    held_out = cli.config.data.val
+    if held_out is not None and not isinstance(held_out, str):
+        raise ValueError("data.val is a list; give one folder of held-out episodes")
+    config = resolved(cli)
+    check_strategy(cli.trainer)
+    if cli.trainer.is_global_zero:  # the others would find it half made
+        open_run_folder(out, config)
+    settings = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(config)))
+    train(cli.trainer, learner, data, None, out, settings)
+    if not cli.trainer.is_global_zero:
+        return
+    print(f"model: {out / 'model'}\nlogs:  tensorboard --logdir {out}")
+    if held_out is not None:
+        reader = InverseReader(learner.network.cpu())
+        row = held_out_accuracy(reader, episodes(held_out), cli.config.seed_everything)
+        report = report_json({ROW: row}, {"held_out": held_out, "model": reader.sha256})
+        write_json(out / REPORT, report)
+        print(format_table(report))
