@@ -56,7 +56,11 @@ Kind = Literal["explore", "return", "turn360", "round-trip", "loop"]
 LENGTHS: dict[str, tuple[int, int, str]] = {
     "turn360": (9, 1, "1 of walking and 8 for once around: a number from 9 on"),
     "round-trip": (11, 2, "n+1 out, 4 turning, n back, 4 turning: an odd number from 11 on"),
-    "loop": (13, 1, "more than the shortest way around, 12: a number from 13 on, e.g. 37"),
+    "loop": (
+        16,
+        1,
+        "12 for the shortest way around and a third more: a number from 16 on, e.g. 37",
+    ),
 }
 """Kind of tour → least number of chunks, step, and the rule in words."""
 

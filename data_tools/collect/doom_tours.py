@@ -100,18 +100,20 @@ def around_a_rectangle(
         level: the level's geometry.
         places: where it may start.
         rng: every draw comes from here.
-        num_chunks: at least 13; once around takes 12 to 24.
+        num_chunks: at least 16; once around takes 12 to 24, and at most three quarters of them.
 
     Raises:
-        NoWay: no rectangle was found that is free and shorter than `num_chunks`.
+        NoWay: no rectangle was found that is free and short enough.
     """
     for _ in range(_RECTANGLES):
         start = find_start(level, places, rng)
         sides = [int(side) for side in rng.integers(1, _MAX_SIDE + 1, 2)]
         turn = _TURNS[int(rng.integers(2))]
         lap = [a for n in sides for a in ["walk forward"] * n + [turn] * _QUARTER_TURN] * 2
-        if len(lap) < num_chunks and _clear(level, once := walk_along(start, lap)):
-            laps = num_chunks // len(lap) + 1  # the first lap's own poses again: exact to the last bit
+        if 4 * len(lap) <= 3 * num_chunks and _clear(level, once := walk_along(start, lap)):
+            laps = (
+                num_chunks // len(lap) + 1
+            )  # the first lap's own poses again: exact to the last bit
             frames = num_chunks * CHUNK_FRAMES
             return Walk((once.actions * laps)[:num_chunks], (once.poses * laps)[:frames])
     raise NoWay("no free rectangle")
