@@ -14,7 +14,8 @@ from sfv.benchmark.report import write_outputs
 from sfv.benchmark.score import by_part, from_plain, score_videos, to_plain
 from sfv.benchmark.spec import DATA_ROOT, Benchmark, BenchmarkError, find_benchmark
 from sfv.benchmark.videos import protocols_in, read_videos
-from sfv.benchmark.walks import Walk, chosen_parts, load_walks, make_data
+from sfv.benchmark.walks import Walk, chosen_parts, load_walks
+from sfv.benchmark.walks import make_data as make_data_by_tool
 from sfv.files import claim_folder, write_json
 from sfv.metrics.protocol import MetricValue, Row, paired_difference, report_json
 from sfv.metrics.suite import videos_hash
@@ -30,8 +31,8 @@ def benchmark(
     benchmark: str,
     out: Path,
     ckpt: Path | None = None,
-    rows: str | list[str] | None = None,
-    also: str | list[str] | None = None,
+    rows: list[str] | str | None = None,
+    also: list[str] | str | None = None,
     videos: Path | None = None,
     name: str = "videos",
     protocols: Protocol | list[Protocol] = ["return", "open"],  # noqa: B006 (read only)
@@ -77,7 +78,7 @@ def benchmark(
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")
     where = _data_folder(spec, benchmark, data)
     if make_data and not (where / spec.split).is_dir():
-        make_data_of(spec, where)
+        make_data_by_tool(spec, where)
     walks = load_walks(spec, where, parts)
     claim_folder(out, MARKER, "a benchmark's folder")
     write_json(out / MARKER, {"benchmark": spec.label, "lengths": lengths})
@@ -98,13 +99,10 @@ def benchmark(
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
 
 
-make_data_of = make_data
-
-
 def _tasks(
     ckpt: Path,
-    rows: str | list[str] | None,
-    also: str | list[str] | None,
+    rows: list[str] | str | None,
+    also: list[str] | str | None,
     methods: Mapping[str, Method],
     generation: GenerationSettings,
 ) -> list[RowTask]:
