@@ -10,10 +10,14 @@ from sfv.benchmark.videos import read_video
 from sfv.benchmark.walks import Walk
 from sfv.files import write_json
 from sfv.report.html import VideoPanel, write_report
-from sfv.report.tensorboard import log_hparams, log_row
+from sfv.report.tensorboard import add_video, log_hparams, log_row
+from sfv.report.video import side_by_side
 from sfv.training.run_folder import tensorboard_logger
 
 SHOWN_WALKS, SHOWN_FRAMES = 3, 400
+SHOWN_ROWS = 3
+"""Videos in one TensorBoard card: the truth and the first rows; the HTML page has all."""
+
 NOTE = (
     "Way back: the true way out is seen, the way back generated. Long video: only the first chunk is true. "
     "The ceiling is the true walk's first against its later visits, the floor another place of the "
@@ -40,8 +44,12 @@ def write_outputs(
         if cell["value"] is not None
     }
     log_hparams(logger, report["settings"], headline)
-    logger.finalize("success")
     panels = [_panel(walk, rows) for walk in shown(walks)]
+    for panel in panels:
+        labels = list(panel.frames)[:SHOWN_ROWS]
+        frames = side_by_side([panel.frames[label] for label in labels], labels)
+        add_video(logger, f"way_back/{panel.title}", frames, 0, panel.fps)
+    logger.finalize("success")
     title = f"Benchmark {benchmark.label}"
     write_report(out / "report.html", report, panels, title, [NOTE])
     write_json(out / "report.json", report)

@@ -1,5 +1,7 @@
 """`sfv evaluate --benchmark`: every row of a benchmark with one command, or the videos of others."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +14,7 @@ from sfv.benchmark.kept import Kept
 from sfv.benchmark.methods import BASE, CONTROLS, Method, Protocol, standard
 from sfv.benchmark.report import write_outputs
 from sfv.benchmark.score import by_part, from_plain, score_videos, to_plain
-from sfv.benchmark.spec import DATA_ROOT, Benchmark, BenchmarkError, find_benchmark
+from sfv.benchmark.spec import DATA_ROOT, DEFINITION, Benchmark, BenchmarkError, find_benchmark
 from sfv.benchmark.videos import protocols_in, read_videos
 from sfv.benchmark.walks import Walk, chosen_parts, load_walks
 from sfv.benchmark.walks import make_data as make_data_by_tool
@@ -76,7 +78,7 @@ def benchmark(
     tasks = [] if ckpt is None else _tasks(ckpt, rows, also, methods, generation)
     if name in {task.name for task in tasks} and videos is not None:
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")
-    where = _data_folder(spec, benchmark, data)
+    where = _data_folder(spec, data)
     if make_data and not (where / spec.split).is_dir():
         make_data_by_tool(spec, where)
     walks = load_walks(spec, where, parts)
@@ -94,8 +96,9 @@ def benchmark(
         for row, folders in found.items()
     }
     settings = _settings(spec, walks, tasks, generation, videos)
-    write_outputs(out, walks, found, report(walks, scores, settings), spec)
-    print(format_table(report(walks, scores, settings)))
+    content = report(walks, scores, settings)
+    write_outputs(out, walks, found, content, spec)
+    print(format_table(content))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
 
 
@@ -129,10 +132,10 @@ def _load(folder: Path) -> WorldModel:
     return WorldModel.load(inner if (inner / MODEL_FILE).is_file() else folder)
 
 
-def _data_folder(spec: Benchmark, given: str, data: Path | None) -> Path:
+def _data_folder(spec: Benchmark, data: Path | None) -> Path:
     if data is not None:
         return data
-    return Path(given) if Path(given).is_dir() else DATA_ROOT / spec.name
+    return spec.source.parent if spec.source.name == DEFINITION else DATA_ROOT / spec.name
 
 
 def _generate(
@@ -166,9 +169,9 @@ def _score(
     ids, first = [w.meta.id for w in walks], {w.meta.id: w.first_chunk for w in walks}
     for protocol, folder in folders.items():
         videos = read_videos(folder, spec, ids, first)
-        # One file for all calls: other videos or walks are scored anew, and replace it.
         settings = {"videos": videos_hash(videos), "walks": ids, "fvd": fvd, "seed": seed}
-        kept = Kept(keep, f"scores-{protocol}-{videos_hash(videos)}-{int(fvd)}-{seed}", settings)
+        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+        kept = Kept(keep, f"scores-{protocol}-{digest}", settings)
         known = kept.read()
         if known is None:
             scored = score_videos(spec, protocol, walks, videos, fvd, seed)
