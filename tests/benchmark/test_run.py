@@ -2,6 +2,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -263,3 +264,24 @@ def test_what_decides_a_row_is_kept_with_it(world):
     assert none.settings(GenerationSettings(videos_at_once=3)) == none.settings(
         GenerationSettings()
     )
+
+
+@pytest.mark.parametrize("config", sorted(Path("experiments/benchmarks").glob("*.yaml")), ids=str)
+def test_the_shipped_runs_parse(config, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--benchmark=doom-return", f"--config={config}", "--print_config"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert "- other_scene" in said and "videos_at_once: 10" in said
+
+
+def test_rows_of_a_config_file_are_typed(made_up, world, tmp_path, capsys):
+    """A row of one's own is parsed and refused as settings are, before anything is made."""
+    given = arguments(made_up, tmp_path / "o", ckpt=world, rows="mine")
+    with pytest.raises(SystemExit):
+        main([*given, '--methods={"mine": {"fast": {"num_stops": 3}}}'])
+    assert "num_stops" in capsys.readouterr().err
+    wrong = [*given, '--methods={"mine": {"fast": {"num_steps": 3}, "context": "long"}}']
+    with pytest.raises(SystemExit):
+        main(wrong)
+    assert "a row with fast learning and context 'long'" in capsys.readouterr().err
