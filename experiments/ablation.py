@@ -208,12 +208,12 @@ class Bench:
         self, rollout: Rollout, learner: FastLearner, memories: Sequence[Memory], whose: Whose
     ) -> list[Tensor]:
         """The generated chunks of every way back, decoded."""
-        trips = self._trips()
+        trips, metas = self._trips(), [walk.meta for walk in self.walks]
         requests = [
             request_back(
                 trip,
                 self.world.num_context,
-                lent(learner, trip, memories[partner(trips, i, whose)]),
+                lent(learner, trip, memories[partner(metas, i, whose)]),
                 self.num_back,
             )
             for i, trip in enumerate(trips)

@@ -116,9 +116,9 @@ class Maker:
                     learner, trips, self.generation.videos_at_once, method.order
                 )
             memories, taken_back = learned[key]
-            requests = []
+            requests, metas = [], [trip.episode.meta for trip in trips]
             for i, trip in enumerate(trips):
-                memory = lent(learner, trip, memories[partner(trips, i, method.memory)])
+                memory = lent(learner, trip, memories[partner(metas, i, method.memory)])
                 requests.append(request_back(trip, world.num_context, memory))
             made, undone = self._run(rollout, requests)
             return made, undone + sum(taken_back)

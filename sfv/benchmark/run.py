@@ -24,6 +24,8 @@ from sfv.metrics.suite import videos_hash
 from sfv.models.world_model import MODEL_FILE, WorldModel
 from sfv.report.table import format_table
 from sfv.training.generate import GenerationSettings
+from sfv.training.generate import check_episode as check_cut
+from sfv.training.way_back import partner
 
 MARKER = "benchmark.json"
 Scores = dict[str, MetricValue]
@@ -75,22 +77,25 @@ def benchmark(
         raise BenchmarkError("nothing to score: give --ckpt MODEL, --videos FOLDER, or both")
     spec = find_benchmark(benchmark)
     parts = chosen_parts(spec, [lengths] if isinstance(lengths, int) else lengths)
-    tasks = [] if ckpt is None else _tasks(ckpt, rows, also, methods, generation)
+    tasks = [] if ckpt is None else _tasks(ckpt, wanted, rows, also, methods, generation)
+    theirs = {} if videos is None else _theirs(videos, wanted)
     if name in {task.name for task in tasks} and videos is not None:
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")
     where = _data_folder(spec, data)
     if make_data and not (where / spec.split).is_dir():
         make_data_by_tool(spec, where)
     walks = load_walks(spec, where, parts)
+    of_part = {part: [walk for walk in walks if walk.part == part] for part in parts}
+    check_rows(tasks, of_part)
     claim_folder(out, MARKER, "a benchmark's folder")
     write_json(out / MARKER, {"benchmark": spec.label, "lengths": lengths})
-    _generate(out, tasks, wanted, walks, generation)
+    _generate(out, tasks, wanted, of_part, generation)
     found: dict[str, dict[Protocol, Path]] = {
         task.name: {p: out / "rows" / task.name / p for p in wanted if p in task.method.protocols}
         for task in tasks
     }
-    if videos is not None:
-        found[name] = {p: videos / p for p in protocols_in(videos) if p in wanted}
+    if theirs:
+        found[name] = theirs
     scores = {
         row: _score(spec, walks, folders, out / "rows" / row, fvd, generation.seed)
         for row, folders in found.items()
@@ -102,18 +107,29 @@ def benchmark(
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
 
 
+def _theirs(videos: Path, wanted: Sequence[Protocol]) -> dict[Protocol, Path]:
+    found = {p: videos / p for p in protocols_in(videos) if p in wanted}
+    if not found:
+        raise BenchmarkError(f"{videos} holds no videos of the protocol {', '.join(wanted)}")
+    return found
+
+
 def _tasks(
     ckpt: Path,
+    wanted: Sequence[Protocol],
     rows: list[str] | str | None,
     also: list[str] | str | None,
     methods: Mapping[str, Method],
     generation: GenerationSettings,
 ) -> list[RowTask]:
     known = standard(generation.fast) | dict(methods)
-    names = [rows] if isinstance(rows, str) else list(known if rows is None else rows)
-    unknown = [row for row in names if row not in known]
+    able = [row for row, method in known.items() if set(method.protocols) & set(wanted)]
+    names = [rows] if isinstance(rows, str) else able if rows is None else rows
+    unknown = [row for row in names if row not in able]
     if unknown:
-        raise BenchmarkError(f"no row {unknown[0]!r}; allowed: {', '.join(known)}")
+        raise BenchmarkError(
+            f"no row {unknown[0]!r} in the protocol {' or '.join(wanted)}; allowed: {', '.join(able)}"
+        )
     world = _load(ckpt)
     tasks = [RowTask(row, known[row], world) for row in names]
     for given in [also] if isinstance(also, str) else also or []:
@@ -138,22 +154,37 @@ def _data_folder(spec: Benchmark, data: Path | None) -> Path:
     return spec.source.parent if spec.source.name == DEFINITION else DATA_ROOT / spec.name
 
 
+def check_rows(tasks: Sequence[RowTask], parts: Mapping[str, Sequence[Walk]]) -> None:
+    """Find what would stop a row before anything is made.
+
+    Raises:
+        ValueError: a model does not know an action, or nobody can lend a walk a memory.
+    """
+    actions = sorted({a.text for part in parts.values() for w in part for a in w.meta.actions})
+    for task in tasks:
+        task.world.text(actions)
+        for part in parts.values():
+            metas = [walk.meta for walk in part]
+            for i in range(len(part)):
+                check_cut(metas[i], task.world)
+                partner(metas, i, task.method.memory)
+
+
 def _generate(
     out: Path,
     tasks: Sequence[RowTask],
     protocols: Sequence[Protocol],
-    walks: Sequence[Walk],
+    parts: Mapping[str, Sequence[Walk]],
     generation: GenerationSettings,
 ) -> None:
+    num_walks = sum(map(len, parts.values()))
     methods = {task.name: task.method for task in tasks}
-    for task in tasks:  # a model that does not know an action should say so now
-        task.world.text(sorted({a.text for walk in walks for a in walk.meta.actions}))
     with tqdm(
-        total=num_videos(methods, protocols, len(walks)), desc="generate", unit="video"
+        total=num_videos(methods, protocols, num_walks), desc="generate", unit="video"
     ) as bar:
         maker = Maker(out / "rows", generation, bar.update)
-        for part in dict.fromkeys(walk.part for walk in walks):
-            maker.make_part(tasks, protocols, [walk for walk in walks if walk.part == part])
+        for part in parts.values():
+            maker.make_part(tasks, protocols, part)
 
 
 def _score(

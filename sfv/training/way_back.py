@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sfv import rng
+from sfv.data.schema import EpisodeMeta
 from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
 from sfv.fast.rollout import Request
@@ -125,7 +126,7 @@ def lent(learner: FastLearner, trip: Trip, memory: Memory) -> Memory:
     return copy
 
 
-def partner(trips: Sequence[Trip], i: int, whose: Whose) -> int:
+def partner(walks: Sequence[EpisodeMeta], i: int, whose: Whose) -> int:
     """The walk whose memory walk `i` is given: the next one that fits, round and round.
 
     Raises:
@@ -133,12 +134,12 @@ def partner(trips: Sequence[Trip], i: int, whose: Whose) -> int:
     """
     if whose == "own":
         return i
-    scene = trips[i].episode.meta.scene
-    for step in range(1, len(trips)):
-        other = (i + step) % len(trips)
-        if (trips[other].episode.meta.scene == scene) == (whose == "other_walk"):
+    scene = walks[i].scene
+    for step in range(1, len(walks)):
+        other = (i + step) % len(walks)
+        if (walks[other].scene == scene) == (whose == "other_walk"):
             return other
     raise ValueError(
         f"memory: {whose} needs another walk {'in' if whose == 'other_walk' else 'outside'} scene "
-        f"{scene!r} of {trips[i].episode.meta.id}; give more episodes, or leave this row out"
+        f"{scene!r} of {walks[i].id}; give more episodes, or leave this row out"
     )

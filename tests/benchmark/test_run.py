@@ -169,6 +169,7 @@ def test_given_frames_are_the_truths_and_a_perfect_way_back_reaches_the_ceiling(
 def test_videos_that_do_not_fit_are_counted(perfect, made_up, tmp_path, capsys):
     folder = perfect / "return"
     given = arguments(made_up, tmp_path / "out", videos=perfect)
+    assert "holds no videos of the protocol open" in refused(capsys, *given, "--protocols=open")
     video = read_video(folder / "return-12-02.mp4")
     write_video(folder / "return-12-02.mp4", video[:7], 8)
     said = refused(capsys, *given)
@@ -195,10 +196,12 @@ def test_videos_that_do_not_fit_are_counted(perfect, made_up, tmp_path, capsys):
         ({}, "nothing to score: give --ckpt MODEL, --videos FOLDER, or both"),
         (
             {"rows": "fats"},
-            "no row 'fats'; allowed: none, fast, long_context, retrieval, text_style",
+            "no row 'fats' in the protocol return or open; allowed: none, fast, long_context",
         ),
+        ({"rows": "shuffled", "protocols": "open"}, "no row 'shuffled' in the protocol open; allo"),
         ({"rows": "fast", "also": "fast"}, "--also fast: allowed is NAME=FOLDER"),
         ({"rows": "fast", "also": "fast=x"}, "with a name that no other row has"),
+        ({"rows": "other_walk", "lengths": 300}, "other_walk needs another walk in scene 'yard-0'"),
         ({"lengths": 5}, "made-up 1 has no walks of length 5; allowed: [100, 300]"),
     ],
 )
