@@ -77,7 +77,7 @@ def test_a_definition_that_no_collector_can_make_is_refused(tmp_path, capsys, ch
 
 
 def test_a_missing_simulator_is_told(tmp_path, capsys, monkeypatch):
-    def missing(*_):
+    def missing(*_, **__):
         raise MissingEngine("pip install vizdoom")
 
     monkeypatch.setattr(tool, "collect", missing)
