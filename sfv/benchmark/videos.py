@@ -68,7 +68,7 @@ def protocols_in(folder: Path) -> list[Protocol]:
 def read_videos(
     folder: Path, benchmark: Benchmark, episodes: Sequence[str], first_chunk: Mapping[str, int]
 ) -> list[Video]:
-    """Read the videos of some episodes and check that the folder holds all of these and no other.
+    """Read the videos of some episodes; the folder holds all of these, and no video of another name.
 
     Args:
         folder: holds ID.mp4.
@@ -82,11 +82,11 @@ def read_videos(
     """
     there = {path.stem for path in folder.glob("*.mp4")}
     missing = [name for name in episodes if name not in there]
-    extra = sorted(there - set(episodes))
+    extra = sorted(there - set(benchmark.episodes))
     if missing or extra:
         listed = "; ".join(
             f"{len(names)} {what} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
-            for names, what in ((missing, "missing"), (extra, "that are no episode asked for"))
+            for names, what in ((missing, "missing"), (extra, "that are no episode of it"))
             if names
         )
         raise BenchmarkError(

@@ -152,6 +152,7 @@ def perfect(made_up, tmp_path):
         video = walk.video.clone()
         video[: walk.first_chunk] = 0
         write_video(folder / "return" / f"{walk.meta.id}.mp4", video, 8)
+    (folder / "return" / "return-20-00.mp4").write_bytes(b"of a length that is not asked for")
     return folder
 
 
@@ -183,7 +184,7 @@ def test_videos_that_do_not_fit_are_counted(perfect, made_up, tmp_path, capsys):
     assert "return-12-02.mp4: is no readable video" in refused(capsys, *given)
     (folder / "return-12-02.mp4").rename(folder / "mine.mp4")
     said = refused(capsys, *given)
-    assert "1 missing (return-12-02); 1 that are no episode asked for (mine)" in said
+    assert "1 missing (return-12-02); 1 that are no episode of it (mine)" in said
     shutil.rmtree(folder)
     assert re.search(
         r"perfect holds neither of the folders return and open", refused(capsys, *given)
