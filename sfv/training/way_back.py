@@ -94,10 +94,15 @@ def learn_ways_out(
 
 
 def _order(trip: Trip, order: Order, seed: int) -> list[int]:
-    if order == "walked":
-        return list(range(trip.num_out))
+    """Places of the pairs; a shuffled order is never the walked one, where there are two pairs."""
+    walked = list(range(trip.num_out))
+    if order == "walked" or trip.num_out < 2:
+        return walked
     generator = rng.stream(seed, "shuffled-way-out", trip.episode.meta.id)
-    return [int(i) for i in torch.randperm(trip.num_out, generator=generator)]
+    shuffled = walked
+    while shuffled == walked:
+        shuffled = [int(i) for i in torch.randperm(trip.num_out, generator=generator)]
+    return shuffled
 
 
 def request_back(

@@ -22,7 +22,7 @@ from sfv.training.way_back import learn_ways_out
 from tests.benchmark.conftest import QUICK
 from tests.benchmark.make import make_world
 
-ROWS = ("none", "fast", "retrieval", "long_context", "single_frame", "other_walk", "shuffled")
+ROWS = ("none", "fast", "retrieval", "other_walk", "shuffled")
 CONTROLS = ("other_walk", "shuffled")
 
 
