@@ -1,5 +1,6 @@
 """Makes the videos of a row: for each protocol and part a folder, kept once it is finished."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from sfv.benchmark.videos import write_video
 from sfv.benchmark.walks import Walk
 from sfv.fast.memory import Memory
 from sfv.fast.rollout import Request, Rollout, join
+from sfv.models.weight_files import hash_tensors
 from sfv.models.world_model import WorldModel
 from sfv.training.generate import GenerationSettings, rollout_of
 from sfv.training.way_back import Trip, learn_ways_out, lent, partner, request_back
@@ -46,6 +48,7 @@ class RowTask:
         bought = bought_frames(self.world, generation.sampler, generation.fast)
         return {
             "model": self.world.fingerprint(),
+            "start": None if self.world.start is None else hash_tensors(self.world.start),
             "method": asdict(self.method),
             **shared,
             **({"bought_frames": bought} if self.method.context == "long" else {}),
@@ -68,7 +71,7 @@ class Maker:
         self, tasks: Sequence[RowTask], protocols: Sequence[Protocol], walks: Sequence[Walk]
     ) -> None:
         """Make the videos of one part; memories learned for one row serve its controls too."""
-        trips: dict[str, list[Trip]] = {}
+        trips: dict[int, list[Trip]] = {}
         learned: dict[str, tuple[list[Memory], list[int]]] = {}
         for task in tasks:
             for protocol in [p for p in protocols if p in task.method.protocols]:
@@ -78,10 +81,10 @@ class Maker:
                     task.settings(self.generation) | {"walks": [walk.meta.id for walk in walks]},
                 )
                 if kept.read() is None:
-                    base = task.world.fingerprint()
-                    if base not in trips:
-                        trips[base] = [walk.trip(task.world) for walk in walks]
-                    made, undone = self._make(task, protocol, trips[base], learned)
+                    model = id(task.world)
+                    if model not in trips:
+                        trips[model] = [walk.trip(task.world) for walk in walks]
+                    made, undone = self._make(task, protocol, trips[model], learned)
                     for walk, video in zip(walks, made, strict=True):
                         given = walk.turn if protocol == "return" else walk.first_chunk
                         whole = torch.cat([walk.video[:given], video])
@@ -110,7 +113,7 @@ class Maker:
                 return self._run(rollout, [_open(trip) for trip in trips])
             learner = rollout.learner
             assert learner is not None
-            key = repr((world.fingerprint(), method.fast, method.order))
+            key = repr((id(world), method.fast, method.order))
             if key not in learned:
                 learned[key] = learn_ways_out(
                     learner, trips, self.generation.videos_at_once, method.order
@@ -145,6 +148,12 @@ class Maker:
         pick = _pick(task, generation, trip)
         made = rollout.run(episode.meta.id, past, episode.actions[first:], first, pick)
         return _decoded(world, made)
+
+
+def num_undone(row: Path, protocols: Sequence[Protocol], parts: Sequence[str]) -> int:
+    """Chunks of a finished row whose learning the guard took back."""
+    files = [row / protocol / f"{part}.json" for protocol in protocols for part in parts]
+    return sum(json.loads(path.read_bytes())["result"]["undone"] for path in files)
 
 
 def _pick(task: RowTask, generation: GenerationSettings, trip: Trip) -> Pick:

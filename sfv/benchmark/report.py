@@ -51,7 +51,11 @@ def write_outputs(
         add_video(logger, f"way_back/{panel.title}", frames, 0, panel.fps)
     logger.finalize("success")
     title = f"Benchmark {benchmark.label}"
-    write_report(out / "report.html", report, panels, title, [NOTE])
+    undone = {row: num for row, num in report["undone"].items() if num}
+    taken_back = f"The guard took back what was learned from a chunk, by row: {undone}."
+    write_report(
+        out / "report.html", report, panels, title, [NOTE, taken_back] if undone else [NOTE]
+    )
     write_json(out / "report.json", report)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sfv.benchmark.generate import Maker, RowTask, num_videos
+from sfv.benchmark.generate import Maker, RowTask, num_undone, num_videos
 from sfv.benchmark.kept import Kept
 from sfv.benchmark.methods import BASE, CONTROLS, Method, Protocol, standard
 from sfv.benchmark.report import write_outputs
@@ -81,10 +81,7 @@ def benchmark(
     theirs = {} if videos is None else _theirs(videos, wanted)
     if name in {task.name for task in tasks} and videos is not None:
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")
-    where = _data_folder(spec, data)
-    if make_data and not (where / spec.split).is_dir():
-        make_data_by_tool(spec, where)
-    walks = load_walks(spec, where, parts)
+    walks = _walks(spec, data, make_data, parts)
     of_part = {part: [walk for walk in walks if walk.part == part] for part in parts}
     check_rows(tasks, of_part)
     claim_folder(out, MARKER, "a benchmark's folder")
@@ -102,6 +99,10 @@ def benchmark(
     }
     settings = _settings(spec, walks, tasks, generation, videos)
     content = report(walks, scores, settings)
+    content["undone"] = {
+        task.name: num_undone(out / "rows" / task.name, list(found[task.name]), parts)
+        for task in tasks
+    }
     write_outputs(out, walks, found, content, spec)
     print(format_table(content))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
@@ -148,10 +149,12 @@ def _load(folder: Path) -> WorldModel:
     return WorldModel.load(inner if (inner / MODEL_FILE).is_file() else folder)
 
 
-def _data_folder(spec: Benchmark, data: Path | None) -> Path:
-    if data is not None:
-        return data
-    return spec.source.parent if spec.source.name == DEFINITION else DATA_ROOT / spec.name
+def _walks(spec: Benchmark, data: Path | None, make: bool, parts: Sequence[str]) -> list[Walk]:
+    beside = spec.source.parent if spec.source.name == DEFINITION else DATA_ROOT / spec.name
+    where = data or beside
+    if make and not (where / spec.split).is_dir():
+        make_data_by_tool(spec, where)
+    return load_walks(spec, where, parts)
 
 
 def check_rows(tasks: Sequence[RowTask], parts: Mapping[str, Sequence[Walk]]) -> None:

@@ -99,6 +99,7 @@ def test_the_report_holds_ceilings_floors_and_paired_differences(run, made_up):
         *((row, "none") for row in (*ROWS, "loop") if row != "none"),
         ("fast", "other_walk"), ("fast", "shuffled"),
     }  # fmt: skip
+    assert set(report["undone"].values()) == {0}, "there is no guard"
     part = report["parts"]["fast"]["return-12"]["return_psnr"]
     assert part["n"] == 4 and part["value"] == pytest.approx(values["return_psnr"])
     assert "return-12-00" in (run / "report.html").read_text()
