@@ -174,7 +174,15 @@ def _cell(entry: Entry, metric: str) -> str:
     text = format_number(value.value, digits)
     if value.low is not None and value.high is not None:
         text += f" [{format_number(value.low, digits)}, {format_number(value.high, digits)}]"
-    return text + (" *" if metric in entry.gains else "")
+    return text + _mark(entry, metric)
+
+
+def _mark(entry: Entry, metric: str) -> str:
+    """A star for a sure gain over `none`, a word for a sure loss."""
+    better = METRICS[metric].better
+    if metric not in entry.gains or better == "neither":
+        return ""
+    return " *" if (entry.gains[metric] > 0) == (better == "higher") else " (worse)"
 
 
 def between_markers(page: str, text: str, path: Path) -> str:

@@ -37,7 +37,7 @@ def page(tmp_path):
 def test_rows_of_several_systems_stand_in_one_table_best_first(tmp_path, page):
     ours = write_report(
         tmp_path / "ours", {"none": 15.0, "fast": 17.0, "shuffled": 16.0},
-        [gap("fast", 1.5, 2.5), gap("shuffled", -0.5, 2.5)],
+        [gap("fast", 1.5, 2.5), gap("shuffled", -2.5, -0.5)],
     )  # fmt: skip
     theirs = write_report(tmp_path / "x", {"videos": 16.5})
     assert leaderboard.main([ours, f"THEIRS={theirs}", f"--page={page}"]) == 0
@@ -48,6 +48,7 @@ def test_rows_of_several_systems_stand_in_one_table_best_first(tmp_path, page):
         ["| ours", "fast"], ["| THEIRS", "videos"], ["| ours", "shuffled"], ["| ours", "none"],
     ]  # fmt: skip
     assert "17.00 [16.00, 18.00] *" in lines[1] and "*" not in "".join(lines[2:])
+    assert lines[3].count("(worse)") == 1 and "(worse)" not in lines[2] + lines[4]
     assert "### made-up 1: return-12" in text and "3 walks." in text
 
 
