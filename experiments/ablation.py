@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
-from sfv.fast.rollout import Request, Rollout
+from sfv.fast.rollout import Rollout
 from sfv.fast.settings import FastSettings
 from sfv.files import claim_folder, write_bytes, write_json
 from sfv.metrics.frame import lpips, psnr
@@ -35,12 +35,19 @@ from sfv.metrics.scene_revisit import AlexNetFeatures, video_revisit_similarity
 from sfv.metrics.suite_common import lpips_passport, videos_hash
 from sfv.models.world_model import WorldModel
 from sfv.training.episodes import load_episodes
-from sfv.training.generate import GenerationSettings, TrueEpisode, num_outbound, rollout_of
+from sfv.training.generate import GenerationSettings, TrueEpisode, rollout_of
 from sfv.training.slow_fast import LoRASettings
+from sfv.training.way_back import (
+    Trip,
+    Whose,
+    learn_ways_out,
+    lent,
+    partner,
+    request_back,
+    trip_of,
+)
 from sfv.types import Precision
 
-Whose = Literal["own", "other_walk", "other_scene"]
-"""Whose memory a walk goes back with: its own, that of another walk in its scene, or in another scene."""
 Scores = dict[str, list[float]]
 MARKER = "ablation.json"
 BASE = "none"
@@ -195,91 +202,46 @@ class Bench:
 
     def _learn(self, learner: FastLearner) -> tuple[list[Memory], list[int]]:
         """Learn every way out from its true chunks."""
-        memories = [learner.fresh(walk.meta.id) for walk in self.walks]
-        undone = [0] * len(self.walks)
-        for first in range(0, len(self.walks), self.videos_at_once):
-            batch = range(first, min(first + self.videos_at_once, len(self.walks)))
-            for chunk in range(max(_num_out(self.walks[i]) for i in batch)):
-                going = [i for i in batch if chunk < _num_out(self.walks[i])]
-                pairs = torch.cat([self._pair(i, chunk, learner.num_context) for i in going])
-                actions = [self.walks[i].actions[chunk] for i in going]
-                reports = learner.learn(
-                    [memories[i] for i in going], pairs, actions, learner.num_context
-                )
-                for i, report in zip(going, reports, strict=True):
-                    undone[i] += report.undone
-        return memories, undone
-
-    def _pair(self, walk: int, chunk: int, num_context: int) -> Tensor:
-        action = self.walks[walk].meta.actions[chunk + 1]
-        return self.walks[walk].latents[:, :, action.start - num_context : action.stop]
+        return learn_ways_out(learner, self._trips(), self.videos_at_once)
 
     def _go_back(
         self, rollout: Rollout, learner: FastLearner, memories: Sequence[Memory], whose: Whose
     ) -> list[Tensor]:
         """The generated chunks of every way back, decoded."""
-        requests = []
-        for i, walk in enumerate(self.walks):
-            out, turn = _num_out(walk), _turn(walk)
-            memory = learner.fresh(walk.meta.id)
-            given = memories[_partner(self.walks, i, whose)]
-            memory.theta.data.copy_(given.theta)
-            memory.restore(given.extras())
-            memory.num_chunks = out  # the noise of a chunk is that of its place in this walk
-            start = walk.latents[:, :, turn - self.world.num_context : turn]
-            actions = walk.actions[out : out + self.num_back]
-            requests.append(Request(walk.meta.id, start, actions, memory=memory))
+        trips, metas = self._trips(), [walk.meta for walk in self.walks]
+        requests = [
+            request_back(
+                trip,
+                self.world.num_context,
+                lent(learner, trip, memories[partner(metas, i, whose)]),
+                self.num_back,
+            )
+            for i, trip in enumerate(trips)
+        ]
         made = []
         for first in range(0, len(requests), self.videos_at_once):
             made += rollout.run_many(requests[first : first + self.videos_at_once])
         joined = [torch.cat([chunk.generated for chunk in chunks], dim=2) for chunks in made]
         return [self.world.codec.decode(latents)[0] for latents in joined]
 
+    def _trips(self) -> list[Trip]:
+        return [trip_of(walk) for walk in self.walks]
+
     def _true_back(self) -> list[Tensor]:
         length = self.num_back * self.world.num_generated
-        return [walk.video[_turn(walk) : _turn(walk) + length] for walk in self.walks]
+        return [trip.episode.video[trip.turn : trip.turn + length] for trip in self._trips()]
 
     def _score(self, back: Sequence[Tensor]) -> Scores:
         features = AlexNetFeatures()
         scores: Scores = {"return_psnr": [], "return_lpips": [], "src": []}
-        for walk, made, true in zip(self.walks, back, self._true_back(), strict=True):
+        for trip, made, true in zip(self._trips(), back, self._true_back(), strict=True):
+            walk = trip.episode
             scores["return_psnr"].append(float(psnr(true[None], made[None]).mean()))
             scores["return_lpips"].append(float(lpips(true[None], made[None]).mean()))
-            video = torch.cat([walk.video[: _turn(walk)], made])
+            video = torch.cat([walk.video[: trip.turn], made])
             seen = [pair for pair in walk.meta.revisits if pair[1] < len(video)]
             scores["src"].append(float(video_revisit_similarity(video, seen, features).mean()))
         return scores
-
-
-def _num_out(walk: TrueEpisode) -> int:
-    """Chunks of the way out behind the given first one."""
-    num = num_outbound(walk.meta)
-    assert num is not None  # only walks with revisits are taken
-    return num
-
-
-def _turn(walk: TrueEpisode) -> int:
-    """The frame at which the way back begins."""
-    return walk.meta.actions[_num_out(walk)].stop
-
-
-def _partner(walks: Sequence[TrueEpisode], i: int, whose: Whose) -> int:
-    """The walk whose memory walk `i` is given: the next one that fits, round and round.
-
-    Raises:
-        ValueError: no other walk fits.
-    """
-    if whose == "own":
-        return i
-    scene = walks[i].meta.scene
-    for step in range(1, len(walks)):
-        other = (i + step) % len(walks)
-        if (walks[other].meta.scene == scene) == (whose == "other_walk"):
-            return other
-    raise ValueError(
-        f"memory: {whose} needs another walk {'in' if whose == 'other_walk' else 'outside'} scene "
-        f"{scene!r} of {walks[i].meta.id}; give more episodes, or leave this row out"
-    )
 
 
 def _kept(folder: Path, name: str, bench: Bench, variant: Variant, seed: int) -> Scores:

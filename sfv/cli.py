@@ -18,7 +18,10 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "rollout": ("sfv.training.rollout:rollout", "generate long videos, with or without memory"),
     "memory": ("sfv.fast.memory_verbs:VERBS", "inspect, compare, merge, fork, export memories"),
-    "evaluate": ("sfv.training.evaluate:evaluate", "measure a world model on test episodes"),
+    "evaluate": (
+        "sfv.training.evaluate:evaluate",
+        "measure a world model on test episodes, or run a --benchmark",
+    ),
     "estimate": (
         "sfv.training.estimate:estimate",
         "memory, compute and days of a fit config, without a GPU, data or weights",
@@ -30,6 +33,9 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
 }
 """Verb → (where its function lives, what it does). Imported only when asked for: torch is slow."""
+
+BENCHMARK = "sfv.benchmark.run:benchmark"
+"""`sfv evaluate` with `--benchmark` takes other options."""
 
 
 def usage() -> str:
@@ -92,7 +98,9 @@ def _run(verb: str, args: list[str]) -> None:
     if verb == "fit":
         _fit(args)
         return
-    module, _, name = VERBS[verb][0].partition(":")
+    runs_benchmark = verb == "evaluate" and any(a.startswith("--benchmark") for a in args)
+    place = BENCHMARK if runs_benchmark else VERBS[verb][0]
+    module, _, name = place.partition(":")
     function: Any = getattr(import_module(module), name)
     if verb == "estimate":
         function(args)  # parses as `sfv fit` does

@@ -86,6 +86,7 @@ def test_the_wheel_holds_every_source_and_nothing_else(wheel):
             "*.lua",
             "configs/**/*.yaml",
             "sweeps/**/*.yaml",
+            "specs/*",
             "py.typed",
         )
         for path in (ROOT / package).rglob(pattern)

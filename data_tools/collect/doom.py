@@ -3,6 +3,7 @@
     python -m data_tools.collect.doom --out data/doom/train --split train --episodes 150
     python -m data_tools.collect.doom --out data/doom/test --split test --walk return \
         --chunks 27 --episodes 8
+    python -m data_tools.collect.doom --out data/doom/loops --split test --walk loop --chunks 37
 
 Each chunk of 8 frames is one action in words. The walks are exact in pose: they are planned on the
 level's geometry and filmed pose by pose, so a reverse action comes back to the very same place.
@@ -14,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from data_tools.collect.doom_engine import open_engine, require_vizdoom
 from data_tools.collect.doom_film import Stage, Take, film_walk, skipping_bad_walks
 from data_tools.collect.doom_level import standing_places
+from data_tools.collect.doom_tours import around_a_rectangle, round_trip, turn_around
 from data_tools.collect.doom_walks import ACTIONS, NoWay, Walk, explore, there_and_back
 from data_tools.collect.runner import (
     Outcome,
@@ -50,6 +52,18 @@ MAPS = {"train": TRAIN_MAPS, "val": VAL_MAPS, "test": TEST_MAPS}
 """The levels of each split, fixed and disjoint: Freedoom: Phase 2 without the last boss's arena,
 a sea of lava."""
 
+Kind = Literal["explore", "return", "turn360", "round-trip", "loop"]
+LENGTHS: dict[str, tuple[int, int, str]] = {
+    "turn360": (9, 1, "1 of walking and 8 for once around: a number from 9 on"),
+    "round-trip": (11, 2, "n+1 out, 4 turning, n back, 4 turning: an odd number from 11 on"),
+    "loop": (
+        16,
+        1,
+        "12 for the shortest way around and a third more: a number from 16 on, e.g. 37",
+    ),
+}
+"""Kind of tour → least number of chunks, step, and the rule in words."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -57,7 +71,7 @@ class Settings:
 
     Args:
         split: picks the levels.
-        walk: `explore` (random, with turns back) or `return` (there and back).
+        walk: what is walked; all but `explore` test memory.
         chunks: actions an episode, 8 frames each.
         size: height and width of the frames, pixels.
         seed: of the walks and of the engine.
@@ -67,7 +81,7 @@ class Settings:
     """
 
     split: Split
-    walk: Literal["explore", "return"]
+    walk: Kind
     chunks: int
     size: int
     seed: int
@@ -92,6 +106,10 @@ class Settings:
                 f"--chunks {self.chunks}: a return walk has n+1 chunks out and n back, so it needs "
                 "an odd number from 3 on, e.g. 27"
             )
+        if self.walk in LENGTHS:
+            least, step, rule = LENGTHS[self.walk]
+            if self.chunks < least or (self.chunks - least) % step:
+                raise SchemaError(f"--chunks {self.chunks}: a {self.walk} walk needs {rule}")
         if self.chunks < 2 or not 16 <= self.size <= 120:
             raise SchemaError(
                 f"--chunks {self.chunks} --size {self.size}: allowed are chunks >= 2 and "
@@ -139,7 +157,7 @@ def _collect_one(settings: Settings, folder: Path, index: int, stage: Stage) -> 
             "ViZDoom, Freedoom: Phase 2",
             Provenance("data_tools.collect.doom", VERSION, recipe_hash(settings)),
             settings.size,
-            settings.walk == "return",
+            settings.walk != "explore",
             settings.language,
             np.random.default_rng(seed_of(settings.seed, "doom-words", *keys)),
         )
@@ -154,8 +172,18 @@ def _collect_one(settings: Settings, folder: Path, index: int, stage: Stage) -> 
 def _plan(settings: Settings, stage: Stage, rng: np.random.Generator) -> Walk:
     if not len(stage.places):
         raise NoWay("no room to stand in")
-    plan = explore if settings.walk == "explore" else there_and_back
-    return plan(stage.level, stage.places, rng, settings.chunks, settings.actions)
+    level, places, chunks = stage.level, stage.places, settings.chunks
+    match settings.walk:
+        case "explore":
+            return explore(level, places, rng, chunks, settings.actions)
+        case "return":
+            return there_and_back(level, places, rng, chunks, settings.actions)
+        case "turn360":
+            return turn_around(level, places, rng, chunks)
+        case "round-trip":
+            return round_trip(level, places, rng, chunks)
+        case "loop":
+            return around_a_rectangle(level, places, rng, chunks)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -167,9 +195,11 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument(
         "--walk",
-        choices=("explore", "return"),
+        choices=get_args(Kind),
         default="explore",
-        help="explore: random, with turns back; return: n+1 chunks out, n back by reverse actions",
+        help="explore: random, with turns back; return: n+1 chunks out, n back by reverse actions; "
+        "turn360: once around and on; round-trip: out, half turn, back, half turn; loop: around a "
+        "rectangle of free floor, again and again",
     )
     p.add_argument("--chunks", type=int, default=25, help="actions an episode, 8 frames each")
     p.add_argument("--maps", nargs="+", metavar="MAPnn", help="levels; none: all of the split")

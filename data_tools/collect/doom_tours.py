@@ -1,4 +1,4 @@
-"""Walks that test memory: around oneself, out and back face forward, around a block of a maze.
+"""Walks that test memory: around oneself, out and back face forward, around a rectangle or a block.
 
 Each begins with one chunk of "walk forward" as context; the poses that come again are exact.
 """
@@ -28,6 +28,8 @@ _QUARTER_TURN = round(90 / TURN_DEGREES) // CHUNK_FRAMES
 _CELL_CHUNKS = round(CELL_UNITS / STEP_UNITS) // CHUNK_FRAMES
 _HEADINGS = {(1, 0): 0, (0, 1): 1, (-1, 0): 2, (0, -1): 3}
 _TRIES = 20
+_RECTANGLES = 60
+_MAX_SIDE = 4
 
 
 def turn_around(level: Level, places: Array, rng: np.random.Generator, num_chunks: int) -> Walk:
@@ -87,6 +89,34 @@ def around_a_block(maze: Maze, rng: np.random.Generator, num_chunks: int) -> Wal
             x, y = centre(ring[0])
             return walk_along(Pose(float(x), float(y), 90.0 * _heading(ring[0], ring[1])), laps)
     raise NoWay("no short way around")
+
+
+def around_a_rectangle(
+    level: Level, places: Array, rng: np.random.Generator, num_chunks: int
+) -> Walk:
+    """Walk around a rectangle of free floor, again and again until the chunks are used up.
+
+    Args:
+        level: the level's geometry.
+        places: where it may start.
+        rng: every draw comes from here.
+        num_chunks: at least 16; once around takes 12 to 24, and at most three quarters of them.
+
+    Raises:
+        NoWay: no rectangle was found that is free and short enough.
+    """
+    for _ in range(_RECTANGLES):
+        start = find_start(level, places, rng)
+        sides = [int(side) for side in rng.integers(1, _MAX_SIDE + 1, 2)]
+        turn = _TURNS[int(rng.integers(2))]
+        lap = [a for n in sides for a in ["walk forward"] * n + [turn] * _QUARTER_TURN] * 2
+        if 4 * len(lap) <= 3 * num_chunks and _clear(level, once := walk_along(start, lap)):
+            laps = (
+                num_chunks // len(lap) + 1
+            )  # the first lap's own poses again: exact to the last bit
+            frames = num_chunks * CHUNK_FRAMES
+            return Walk((once.actions * laps)[:num_chunks], (once.poses * laps)[:frames])
+    raise NoWay("no free rectangle")
 
 
 def walk_along(start: Pose, actions: list[str]) -> Walk:

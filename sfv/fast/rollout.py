@@ -58,6 +58,7 @@ class Request:
         shown: true latents of the first chunks, a multiple of f_g frames.
         memory: a memory to go on with, changed in place; None begins with a fresh one. The chunks are
             counted from where it is, so a rollout that was cut in two draws the noise of a whole one.
+        first_chunk: where the count begins without a memory.
     """
 
     episode: str
@@ -65,6 +66,7 @@ class Request:
     actions: Sequence[str]
     shown: Float[Tensor, "1 c t2 h w"] | None = None
     memory: Memory | None = None
+    first_chunk: int = 0
 
 
 @dataclass(eq=False)
@@ -179,7 +181,7 @@ class Rollout:
         memory = request.memory
         if memory is None and self.learner is not None:
             memory = self.learner.fresh(request.episode)
-        first = 0 if memory is None else memory.num_chunks
+        first = request.first_chunk if memory is None else memory.num_chunks
         return _Journey(request, request.start[:, :, -self._num_context :], memory, first)
 
     def _advance(self, going: Sequence[_Journey]) -> list[Chunk]:

@@ -121,6 +121,24 @@ METRICS = {
             "return_src", "Scene return", "higher", "of 100", 2,
             "Likeness of the generated way back to the true first visits.", _BACK,
         ),
+        Metric(
+            "return_fvd", "Return FVD", "lower", "", 0,
+            "Fréchet distance between I3D features of generated and true ways back.", _BACK,
+        ),
+        Metric(
+            "return_kvd", "Return KVD", "lower", "", 3,
+            "Kernel distance between the same features, unbiased at small counts.", _BACK,
+        ),
+        Metric(
+            "open_return_psnr", "Open return PSNR", "higher", "dB", 2,
+            "PSNR of the revisiting frames against the true ones when only the first chunk is true.",
+            _LONG,
+        ),
+        Metric(
+            "open_return_lpips", "Open return LPIPS", "lower", "", 3,
+            "Perceptual distance of the revisiting frames from the true ones when only the first "
+            "chunk is true.", _LONG,
+        ),
     )
 }  # fmt: skip
 
@@ -137,6 +155,7 @@ COMPANIONS = {
     ),
     "src_floor": ("floor", "The same with the visits exchanged: another place of the same world."),
     "_ceiling": ("true video", "What the true video scores."),
+    "_floor": ("floor", "What the true video scores with another of its places on the way back."),
 }
 """Names (or, with a leading underscore, endings) of what stands beside a metric."""
 

@@ -61,7 +61,7 @@ def evaluate(
     context (PSNR, SSIM, LPIPS, FVD); in a there-and-back walk only the way out is shown, and the
     generated way back is compared with the truth. Then as a long video of which only the first chunk
     is true (scene cuts, scene return, motion). The folder --out gets report.json, report.html, videos/
-    and TensorBoard logs.
+    and TensorBoard logs. `sfv evaluate --benchmark NAME --help` tells the options of a benchmark.
 
     Args:
         model: folder of a world model (the `model` folder of a run).

@@ -3,7 +3,7 @@ import filecmp
 import json
 import shutil
 import sys
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from data_tools.collect import doom, doom_film
 from data_tools.collect import pictures as pictures_module
 from data_tools.collect.doom_engine import Engine, OffCourse
 from data_tools.collect.doom_level import standing_places
+from data_tools.collect.doom_tours import around_a_rectangle
 from data_tools.collect.doom_walks import (
     ACTIONS,
     CHUNK_FRAMES,
@@ -263,3 +264,34 @@ def test_varied_words_change_only_the_texts(explore_walks: Path, tmp_path: Path)
         assert [canonical(action) for action in meta.actions] == [a.text for a in other.actions]
         texts |= {action.text for action in meta.actions}
     assert len(texts) > 6
+
+
+@pytest.mark.parametrize(
+    ("walk", "chunks", "said"),
+    [
+        ("turn360", 8, "a turn360 walk needs 1 of walking and 8 for once around"),
+        ("round-trip", 12, "a round-trip walk needs .* an odd number from 11 on"),
+        ("loop", 15, "a loop walk needs 12 for the shortest way around"),
+    ],
+)
+def test_tours_of_no_possible_length_are_refused(walk: str, chunks: int, said: str) -> None:
+    with pytest.raises(SchemaError, match=said):
+        dataclasses.replace(RETURN, walk=walk, chunks=chunks)
+
+
+def test_a_loop_comes_to_every_pose_again_lap_by_lap(surveyor: Engine) -> None:
+    surveyor.load("MAP05", seed=0)
+    level = surveyor.level()
+    rng = np.random.default_rng(3)
+    walk = around_a_rectangle(level, standing_places(level), rng, 37)
+    assert len(walk.actions) == 37 and len(walk.poses) == 37 * CHUNK_FRAMES
+    texts = [a for a, _ in groupby(walk.actions)]
+    lap = next(n for n in range(12, 25) if walk.poses[n * CHUNK_FRAMES] == walk.poses[0])
+    assert walk.poses[lap * CHUNK_FRAMES :] == walk.poses[: (37 - lap) * CHUNK_FRAMES]
+    end, start = walk.poses[lap * CHUNK_FRAMES - 1], walk.poses[0]
+    assert np.hypot(end.x - start.x, end.y - start.y) == pytest.approx(STEP_UNITS)
+    assert end.yaw == pytest.approx(start.yaw), (
+        "facing ahead again, one step before the first frame"
+    )
+    assert len(set(texts)) == 2, "forward, and one way of turning"
+    assert level.clear(np.array([(p.x, p.y) for p in walk.poses])).all()

@@ -18,6 +18,7 @@ from sfv.rng import stream
 from sfv.training.episodes import load_episodes
 from sfv.training.generate import GenerationSettings, num_outbound, rollout_of
 from sfv.training.slow_fast import LoRASettings
+from sfv.training.way_back import partner
 
 LORA = LoRASettings(r=2, alpha=2.0)
 NONE = Variant(FastSettings(num_steps=0, probe_draws=0), LORA)
@@ -158,7 +159,7 @@ def test_a_row_may_have_a_model_for_each_seed_if_it_reads_the_same_latents(demo,
 
 def test_a_lent_memory_needs_a_lender(bench):
     with pytest.raises(ValueError, match=r"other_walk needs another walk in scene"):
-        ablation._partner(bench.walks[:1], 0, "other_walk")
+        partner([bench.walks[0].meta], 0, "other_walk")
 
 
 @pytest.mark.parametrize("config", sorted(Path("experiments/ablations").glob("*.yaml")), ids=str)

@@ -1,0 +1,111 @@
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from data_tools.collect.doom import MAPS
+from sfv.benchmark import spec
+from sfv.benchmark.spec import (
+    BenchmarkError,
+    Part,
+    check_complete,
+    content_hash,
+    find_benchmark,
+    shipped,
+)
+from tests.benchmark.make import make_walk
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_benchmark_is_whole(name):
+    benchmark = find_benchmark(name)
+    assert benchmark.name == name and benchmark.split == "test"
+    assert sorted(benchmark.episodes) == sorted(benchmark.episode_ids())
+    for known in benchmark.episodes.values():
+        assert known.num_frames == benchmark.parts[known.part].chunks * benchmark.chunk_frames
+        assert known.turn % benchmark.chunk_frames == 0
+        assert benchmark.chunk_frames < known.turn < known.num_frames
+    assert len({known.content_sha256 for known in benchmark.episodes.values()}) == len(
+        benchmark.episodes
+    ), "no walk stands there twice"
+
+
+def test_the_benchmarks_that_the_docs_promise_are_shipped():
+    assert {"doom-return", "maze-return", "doom-return-tiny"} <= set(shipped())
+    assert set(find_benchmark("doom-return-tiny").options["maps"]) <= set(MAPS["test"])
+    for name in ("doom-return", "maze-return"):
+        parts = find_benchmark(name).parts.values()
+        assert {(part.walk, part.length) for part in parts} == {
+            (walk, length) for walk in ("return", "turn360", "loop") for length in (100, 300, 1000)
+        }
+        assert all(0.9 <= p.chunks * 8 / p.length <= 2 for p in parts)
+
+
+def test_an_unknown_benchmark_is_told_which_there_are(tmp_path):
+    with pytest.raises(BenchmarkError, match=r"no benchmark 'doom'; allowed: doom-return, .*maze-"):
+        find_benchmark("doom")
+    with pytest.raises(BenchmarkError, match=r"a folder that python -m data_tools\.benchmark made"):
+        find_benchmark(str(tmp_path))
+
+
+def test_a_damaged_definition_says_what_it_needs(tmp_path):
+    text = (spec.SPECS / "doom-return-tiny.yaml").read_text()
+    for wrong in (text.replace("seed:", "sed:"), text.replace("walk:", "wlak:"), "[", "just words"):
+        (tmp_path / "mine.yaml").write_text(wrong)
+        with pytest.raises(
+            BenchmarkError, match=r"mine\.yaml: is no definition .* needs name, ver"
+        ):
+            find_benchmark(str(tmp_path / "mine.yaml"))
+
+
+def test_a_manifest_of_other_walks_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text((spec.SPECS / "doom-return-tiny.yaml").read_text())
+    manifest = json.loads((spec.SPECS / "doom-return-tiny.json").read_text())
+    del manifest["episodes"]["return-72-01"]
+    (tmp_path / "mine.json").write_text(json.dumps(manifest))
+    with pytest.raises(BenchmarkError, match=r"lacks 1 of doom-return-tiny 1's 8 .*return-72-01"):
+        find_benchmark(str(tmp_path / "mine.yaml"))
+
+
+def test_the_hash_of_a_walk_is_that_of_what_is_walked():
+    meta = make_walk("return-12-00").meta
+    assert content_hash(replace(meta, id="other", source="elsewhere")) == content_hash(meta)
+    poses = (*meta.poses[:-1], (9.0, 9.0, 9.0, 9.0))
+    actions = (replace(meta.actions[0], text="turn left"), *meta.actions[1:])
+    changes = (
+        {"poses": poses}, {"actions": actions}, {"revisits": meta.revisits[1:]}, {"fps": 9.0},
+        {"scene": "other"},
+    )  # fmt: skip
+    hashes = {content_hash(replace(meta, **change)) for change in changes}
+    assert len(hashes | {content_hash(meta)}) == 6
+
+
+def test_a_place_that_comes_by_chance_does_not_end_the_way_out(made_up):
+    benchmark = find_benchmark(str(made_up))
+    meta = make_walk("return-20-00").meta
+    turn = benchmark.turn_of(meta)
+    early = replace(meta, revisits=((1, 3), *meta.revisits))
+    assert turn == benchmark.turn_of(early) == meta.actions[4].stop == 12
+
+
+def test_a_loop_turns_with_the_chunk_in_which_a_place_comes_again(made_up):
+    benchmark = find_benchmark(str(made_up))
+    parts = benchmark.parts | {"return-20": Part("loop", 9, 2, 300)}
+    meta = make_walk("return-20-00").meta
+    for first, turn in ((8, 8), (9, 8), (10, 10)):
+        late = replace(meta, revisits=((3, 19), (2, first)))
+        assert replace(benchmark, parts=parts).turn_of(late) == turn
+
+
+def test_too_few_and_too_many_episodes_are_counted(made_up):
+    benchmark = find_benchmark(str(made_up))
+    ids = set(benchmark.episode_ids())
+    with pytest.raises(
+        BenchmarkError, match=r"here lacks 2 of made-up 1's 6 .*\(return-12-00, ret"
+    ):
+        check_complete(benchmark, ids - {"return-12-00", "return-20-01"}, "here")
+    with pytest.raises(
+        BenchmarkError, match=re.escape("none of it: 1 episodes (mine); made-up 1 has 6")
+    ):
+        check_complete(benchmark, ids | {"mine"}, "here")
