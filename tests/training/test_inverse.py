@@ -145,7 +145,7 @@ def test_it_learns_to_read_true_walks_and_reports_held_out_maps(shards, tmp_path
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     row = report["rows"]["true_video"]
     assert row["n"] == 2
-    assert row["metrics"]["action_accuracy"]["value"] > 0.9
+    assert row["metrics"]["action_accuracy"]["value"] > 0.8
     assert row["metrics"]["action_accuracy_floor"]["value"] < 0.5
     assert row["metrics"]["turn_error"]["value"] < 2
     loaded = InverseDynamics.load(tmp_path / "out" / "model")
