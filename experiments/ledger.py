@@ -194,8 +194,7 @@ def _order(target: Target, known: dict[Place, Value]) -> tuple[str, str]:
     if unlike:
         return "–", f"not comparable: {unlike[0]}"
     here = " > ".join(
-        Path(place.report).stem
-        for place in sorted(target.rows, key=lambda place: -known[place].value)
+        place.row for place in sorted(target.rows, key=lambda place: -known[place].value)
     )
     falls = all(a.value > b.value for a, b in itertools.pairwise(values))
     return here, "yes" if falls else "no"

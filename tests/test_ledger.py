@@ -6,6 +6,8 @@ import pytest
 from experiments.ledger import CLAIMS, PAGE, judge, main, page
 from experiments.ledger_files import Reports, load_targets
 
+BENCHMARK = "doom-return"
+
 
 @pytest.fixture
 def claims(tmp_path):
@@ -17,7 +19,7 @@ def claims(tmp_path):
 
 
 def write(claims, name, row, changes=(), **values):
-    """A report of one row."""
+    """Put a row into a report."""
     cells = {
         metric: {
             "value": value,
@@ -27,8 +29,10 @@ def write(claims, name, row, changes=(), **values):
         }
         for metric, value in values.items()
     }
-    report = {"rows": {row: {"n": 8, "metrics": cells}}, "settings": {}}
-    (claims / "reports" / f"{name}.json").write_text(json.dumps(report))
+    path = claims / "reports" / f"{name}.json"
+    known = json.loads(path.read_text())["rows"] if path.exists() else {}
+    report = {"rows": {**known, row: {"n": 8, "metrics": cells}}, "settings": {}}
+    path.write_text(json.dumps(report))
 
 
 def lines(text, start):
@@ -78,43 +82,43 @@ def test_a_report_fills_its_cells_and_a_changed_one_changes_the_page(claims):
 
 def test_the_best_baseline_counts_and_a_missing_one_is_said(claims):
     assert judged(claims, "best baseline")[0] == "not measured yet"
-    write(claims, "pair", "fast", fvd=330)
-    write(claims, "none", "none", fvd=1000)
+    write(claims, BENCHMARK, "fast", fvd=330)
+    write(claims, BENCHMARK, "none", fvd=1000)
     here, reached = judged(claims, "best baseline")
-    assert here.startswith("0.33 [0.27, 0.40]; without reports/long_context.json none")
+    assert here.startswith("0.33 [0.27, 0.40]; without reports/doom-return.json long_context")
     assert reached == "yes"
-    write(claims, "retrieval", "retrieval", fvd=400)
+    write(claims, BENCHMARK, "retrieval", fvd=400)
     here, reached = judged(claims, "best baseline")
     assert here.startswith("0.82") and reached == "no", "against the best, not the first"
-    write(claims, "retrieval", "retrieval", {"network": "r3d"}, fvd=400)
+    write(claims, BENCHMARK, "retrieval", {"network": "r3d"}, fvd=400)
     assert judged(claims, "best baseline") == ("–", "not comparable: network: 'i3d' and 'r3d'")
 
 
 def test_fewer_cuts_with_less_motion_reach_nothing(claims):
-    write(claims, "pair", "fast", scuts=0.1, motion=10.0)
-    write(claims, "none", "none", scuts=1.0, motion=10.4)
+    write(claims, BENCHMARK, "fast", scuts=0.1, motion=10.0)
+    write(claims, BENCHMARK, "none", scuts=1.0, motion=10.4)
     assert judged(claims, "scene cuts") == ("0.10 [0.08, 0.12]", "yes")
-    write(claims, "none", "none", scuts=1.0, motion=11)
+    write(claims, BENCHMARK, "none", scuts=1.0, motion=11)
     assert judged(claims, "scene cuts") == ("0.10 [0.08, 0.12]; motion differs by 10%", "no")
-    write(claims, "none", "none", scuts=0.0, motion=10)
+    write(claims, BENCHMARK, "none", scuts=0.0, motion=10)
     assert judged(claims, "scene cuts")[1] == "the best of the others is 0: no ratio"
 
 
 def test_the_closed_share_of_the_gap(claims):
-    write(claims, "pair", "fast", src=85.0)
-    write(claims, "none", "none", src=80.0, src_ceiling=90.0)
+    write(claims, BENCHMARK, "fast", src=85.0)
+    write(claims, BENCHMARK, "none", src=80.0, src_ceiling=90.0)
     assert judged(claims, "SRC, share") == ("0.50", "yes")
-    write(claims, "pair", "fast", src=84.0)
+    write(claims, BENCHMARK, "fast", src=84.0)
     assert judged(claims, "SRC, share") == ("0.40", "no")
 
 
 def test_the_order_of_the_ablations(claims):
-    names = ("pair", "text_style", "whole_history", "single_frame", "none")
+    names = ("fast", "text_style", "whole_history", "single_frame", "none")
     for name, value in zip(names, (90, 88, 86, 84, 82), strict=True):
-        write(claims, name, "none" if name == "none" else "fast", src=value)
+        write(claims, BENCHMARK, name, src=value)
     here, reached = judged(claims, "order")
     assert (here, reached) == (" > ".join(names), "yes")
-    write(claims, "whole_history", "fast", src=83)
+    write(claims, BENCHMARK, "whole_history", src=83)
     assert judged(claims, "order")[1] == "no"
 
 
@@ -138,6 +142,6 @@ def test_a_typo_in_the_claims_is_named(claims, capsys, file, old, new, said):
 
 
 def test_a_broken_report_is_named(claims, capsys):
-    (claims / "reports" / "pair.json").write_text('{"rows": {}}')
+    (claims / "reports" / f"{BENCHMARK}.json").write_text('{"rows": {}}')
     assert main(["--claims", str(claims)]) == 2
-    assert "pair.json: report: 'rows' is empty" in capsys.readouterr().err
+    assert "doom-return.json: report: 'rows' is empty" in capsys.readouterr().err
