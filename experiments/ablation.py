@@ -81,6 +81,7 @@ def ablation(
     sampler: SamplerSettings = SamplerSettings(),  # noqa: B008 (frozen)
     precision: Precision = "bf16",
     videos_at_once: int = 1,
+    against: str = BASE,
 ) -> None:
     """Measure rows of settings on the way back of there-and-back walks, and write their table.
 
@@ -95,11 +96,12 @@ def ablation(
         sampler: diffusion sampler, sampling steps, guidance.
         precision: arithmetic.
         videos_at_once: walks in one batch, each with its own Θ.
+        against: the row that the printed gains are over.
     """
-    if BASE not in rows or not seeds or num_back < 1:
+    if not {BASE, against} <= rows.keys() or not seeds or num_back < 1:
         raise ValueError(
-            f"rows are {sorted(rows)}, seeds {seeds}, num_back {num_back}; allowed: a row named "
-            f"{BASE!r} to compare with, at least one seed, num_back >= 1"
+            f"rows are {sorted(rows)}, against {against!r}, seeds {seeds}, num_back {num_back}; allowed: a "
+            f"row named {BASE!r} and one to compare with, at least one seed, num_back >= 1"
         )
     claim_folder(out, MARKER, "an ablation folder")
     world = WorldModel.load(model)
@@ -117,7 +119,7 @@ def ablation(
                 bar.update()
     table = summary(scores, bench.passports())
     write_json(out / "report.json", report_json(table, settings))
-    text = markdown(table, scores)
+    text = markdown(table, scores, against)
     write_bytes(out / "table.md", text.encode())
     print(text)
 
@@ -277,24 +279,27 @@ def _over_seeds(of_seeds: Sequence[Scores], metric: str) -> list[float]:
     return [fmean(walk) for walk in zip(*(scores[metric] for scores in of_seeds), strict=True)]
 
 
-def markdown(table: Mapping[str, Row], scores: Mapping[str, Sequence[Scores]]) -> str:
-    """One line a row: gains over `none` with the paired interval over walks, and what it cost."""
+def markdown(
+    table: Mapping[str, Row], scores: Mapping[str, Sequence[Scores]], base_row: str = BASE
+) -> str:
+    """One line a row: gains over another row with the paired interval over walks, and what it cost."""
     lines = [
-        "| row | return PSNR (dB) | against none | over seeds | return LPIPS | against none "
+        f"| row | return PSNR (dB) | against {base_row} | over seeds | return LPIPS | against {base_row} "
         "| SRC | undone | s/chunk |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    base = table[BASE].metrics
+    base = table[base_row].metrics
     for name, row in table.items():
         cells = [name, f"{row.metrics['return_psnr'].value:.2f}"]
         for metric, digits in (("return_psnr", 2), ("return_lpips", 3)):
             if metric == "return_lpips":
                 cells.append(f"{row.metrics[metric].value:.{digits}f}")
             cells.append(
-                _against(base[metric], row.metrics[metric], digits) if name != BASE else ""
+                _against(base[metric], row.metrics[metric], digits) if name != base_row else ""
             )
             if metric == "return_psnr":
-                cells.append(_seed_spread(scores[BASE], scores[name]) if name != BASE else "")
+                spread = _seed_spread(scores[base_row], scores[name])
+                cells.append(spread if name != base_row else "")
         undone = fmean(fmean(s["undone"]) for s in scores[name])
         seconds = fmean(fmean(s["seconds"]) for s in scores[name])
         cells += [f"{row.metrics['src'].value:.2f}", f"{undone:.1f}", f"{seconds:.2f}"]

@@ -126,6 +126,14 @@ def test_the_command_writes_a_table_and_goes_on_where_it_stopped(
     monkeypatch.setattr(Bench, "measure", measured_again)
     assert ablation.main([f"--config={config}"]) == 0
     assert (tmp_path / "out" / "table.md").read_text() == table
+    assert ablation.main([f"--config={config}", "--against=pair"]) == 0
+    turned = (tmp_path / "out" / "table.md").read_text()
+    assert "against pair" in turned and "against none" in table
+    gain, loss = (
+        float(t.splitlines()[line].split("|")[3].split("[")[0])
+        for t, line in ((table, 3), (turned, 2))
+    )
+    assert gain == -loss != 0
 
 
 def test_a_table_needs_something_to_compare_with(demo, tmp_path, capsys):
@@ -136,6 +144,9 @@ def test_a_table_needs_something_to_compare_with(demo, tmp_path, capsys):
     ]
     assert ablation.main([*arguments, '--rows={"pair": {}}']) == 2
     assert "a row named 'none'" in capsys.readouterr().err
+    rows = "--rows={none: {}, pair: {}}"
+    assert ablation.main([*arguments, rows, "--against=other"]) == 2
+    assert "against 'other'" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
