@@ -52,6 +52,12 @@ class FitCLI(LightningCLI):
             apply_on="instantiate",
         )
 
+    def instantiate_classes(self) -> None:
+        """Build everything, and look whether it goes together."""
+        super().instantiate_classes()
+        if isinstance(self.model, SlowLearner):  # others read the frames themselves
+            check_encoder(self.datamodule, self.trainer.callbacks)  # type: ignore[attr-defined]
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add what every run has: TensorBoard logs in its folder, a checkpoint to resume from."""
         out, chosen = Path(self.config_init.out), self.config_init.trainer
@@ -140,7 +146,7 @@ def parse(
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    made = cli(
+    return cli(
         learner,
         EpisodeDataModule,
         run=False,
@@ -150,9 +156,6 @@ def parse(
         auto_configure_optimizers=False,
         parser_kwargs={"parser_mode": "omegaconf+", "prog": prog},
     )
-    if learner is SlowLearner:  # others read the frames themselves
-        check_encoder(made.datamodule, made.trainer.callbacks)  # type: ignore[attr-defined]
-    return made
 
 
 def resolved(cli: FitCLI) -> str:
