@@ -1,6 +1,7 @@
 """Files that are whole or absent: written under a temporary name, then renamed."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -100,6 +101,25 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON (sorted keys, no NaN), whole or not at all."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
+
+
+@contextmanager
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """Keep a second process off a folder; the lock goes with the process.
+
+    Args:
+        folder: gets a file `lock`.
+        refusal: what the second one is told.
+
+    Raises:
+        FileExistsError: another process has it.
+    """
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(f"{folder}: {refusal}") from None
+        yield
 
 
 def claim_folder(folder: Path, marker: str, what: str) -> None:

@@ -1,11 +1,8 @@
 """Start a sweep, or what is left of it: as one SLURM job array, or some processes at a time here."""
 
-import fcntl
 import os
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +12,9 @@ from experiments.cluster.site import Site
 from experiments.cluster.study import Study
 from experiments.cluster.sweep_file import Sweep, combinations, load_sweep
 from experiments.cluster.trial import CONFIG, SWEEP, fit_flags
-from sfv.files import claim_folder, write_bytes
+from sfv.files import claim_folder, locked, write_bytes
 
-LOCK = "lock"
+IN_USE = "another command is running this sweep; wait for it, or end it"
 TASK = "$SLURM_ARRAY_TASK_ID"
 
 
@@ -57,7 +54,7 @@ def start(file: Path, launch: Launch) -> int:
         print(_script(folder, sweep, launch.site, [0]), end="")
         return 0
     claim_folder(folder, SWEEP, "a sweep")
-    with locked(folder):
+    with locked(folder, IN_USE):
         _write(file, folder, sweep)
         submit.refuse_alive(folder)
         study = Study(folder, sweep)
@@ -72,23 +69,6 @@ def start(file: Path, launch: Launch) -> int:
         job = submit.submit(folder / SCRIPT)
     print(f"job {job}: {len(left)} trials, {sweep.parallel} at a time\nfolder: {folder}")
     return 0
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second command off the sweep; the lock goes with the process.
-
-    Raises:
-        FileExistsError: another has it.
-    """
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(
-                f"{folder}: another command is running this sweep; wait for it, or end it"
-            ) from None
-        yield
 
 
 def _check_flags(file: Path, sweep: Sweep) -> None:

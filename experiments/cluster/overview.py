@@ -7,10 +7,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments import submit
 from experiments.cluster import slurm
-from experiments.cluster.launch import locked
+from experiments.cluster.launch import IN_USE
 from experiments.cluster.study import JOURNAL, REASON, Study
 from experiments.cluster.sweep_file import Sweep
 from experiments.cluster.trial import trial_folder
+from sfv.files import locked
 
 GONE = slurm.ENDED | {""}
 LOST = "LOST"
@@ -48,7 +49,7 @@ def stop(folder: Path, sweep: Sweep) -> list[str]:
         FileExistsError: the sweep runs on this computer, in another command.
     """
     study = _open(folder, sweep)
-    with locked(folder):
+    with locked(folder, IN_USE):
         job = submit.job_of(folder)
         if job is not None and slurm.alive(job):
             slurm.cancel(job)
@@ -73,7 +74,7 @@ def state_of(trial: FrozenTrial, tasks: dict[str, str] | None) -> str:
 
 def _known_tasks(folder: Path) -> dict[str, str] | None:
     try:
-        with locked(folder):
+        with locked(folder, IN_USE):
             job = submit.job_of(folder)
             return {} if job is None else slurm.states(job)
     except FileExistsError:

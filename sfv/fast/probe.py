@@ -7,7 +7,6 @@ and without Θ, and with another Θ, differ in nothing but Θ.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,37 +14,8 @@ from torch import Tensor
 
 from sfv import rng
 from sfv.diffusion.objective import masked_conditional_loss
-from sfv.diffusion.schedule import NoiseSchedule
-from sfv.fast.learner import FastReport, autocast, frozen
+from sfv.fast.learner import FastLearner, autocast, frozen
 from sfv.fast.memory import Memory
-from sfv.fast.settings import FastSettings, Rule
-from sfv.types import FastWeights, Precision
-
-
-@runtime_checkable
-class Learner(Protocol):
-    """What a probe needs of a fast learner."""
-
-    denoiser: Any
-    weights: FastWeights
-    schedule: NoiseSchedule
-    text: Any
-    num_context: int
-    settings: FastSettings
-    rule: Rule
-    seed: int
-    precision: Precision
-    start: Tensor | None
-
-    def fresh(self, episode: str) -> Memory: ...
-
-    def learn(
-        self,
-        memories: Sequence[Memory],
-        pairs: Float[Tensor, "e c t h w"],
-        actions: Sequence[str],
-        num_context: int | None = None,
-    ) -> list[FastReport]: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +65,7 @@ class ProbeLosses:
         return self.gain_own - self.gain_other
 
 
-def learn_episode(learner: Learner, episode: ProbedEpisode) -> Memory:
+def learn_episode(learner: FastLearner, episode: ProbedEpisode) -> Memory:
     """Learn an episode's pairs one after the other, as a rollout with its truth shown does."""
     memory = learner.fresh(episode.name)
     for pair, action in zip(episode.pairs, episode.actions, strict=True):
@@ -105,7 +75,7 @@ def learn_episode(learner: Learner, episode: ProbedEpisode) -> Memory:
 
 @torch.no_grad()
 def probe_loss(
-    learner: Learner, theta: Float[Tensor, " p"] | None, episode: ProbedEpisode, num_draws: int
+    learner: FastLearner, theta: Float[Tensor, " p"] | None, episode: ProbedEpisode, num_draws: int
 ) -> float:
     """Mean loss of the learner's own rule on an episode's pairs, on noise fixed by the episode.
 
@@ -149,7 +119,7 @@ def probe_loss(
 
 
 def probe_memories(
-    learner: Learner,
+    learner: FastLearner,
     memories: Sequence[Memory],
     episodes: Sequence[ProbedEpisode],
     num_draws: int = 4,
@@ -179,7 +149,7 @@ def probe_memories(
     return found
 
 
-def _levels(learner: Learner, num: int) -> Tensor:
+def _levels(learner: FastLearner, num: int) -> Tensor:
     """Timesteps in the middle of `num` equal parts of the learner's range."""
     low, high = learner.settings.low, learner.settings.high
     steps = learner.schedule.num_train_timesteps

@@ -1,12 +1,9 @@
 """`sfv rate`: people judge videos without knowing who made them."""
 
-import fcntl
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from sfv.files import write_json
+from sfv.files import locked, write_json
 from sfv.report.html import write_report
 from sfv.report.rating.agreement import MIN_RATERS, summarise
 from sfv.report.rating.answers import Ratings
@@ -50,7 +47,7 @@ def rate(
     ratings = Ratings(out, find_videos(folders), together, seed)
     systems = {video.system for video in ratings.videos.values()}
     print(f"{len(ratings.videos)} videos of {len(systems)} systems; answers go to {out}")
-    with locked(out):
+    with locked(out, "another sfv rate serves these ratings; use its page, or end it"):
         serve(ratings, host, port)
 
 
@@ -99,20 +96,3 @@ def sum_up(folder: Path, seed: int) -> list[str]:
         notes.append(f"{few} of {said['videos']} videos have fewer than {MIN_RATERS} raters.")
     write_report(folder / "report.html", report, title="Human rating", notes=notes)
     return [format_table(report), *notes, f"report: {folder / 'report.html'}"]
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second server off the folder: both would write whole files.
-
-    Raises:
-        FileExistsError: another has it.
-    """
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(
-                f"{folder}: another sfv rate serves these ratings; use its page, or end it"
-            ) from None
-        yield
