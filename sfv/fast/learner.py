@@ -25,6 +25,7 @@ from sfv.fast.history import remember, replayed
 from sfv.fast.memory import FirstPair, Memory, make_optimizer
 from sfv.fast.settings import RULES
 from sfv.fast.settings import FastSettings as FastSettings
+from sfv.models.recompute import recomputing
 from sfv.types import FastWeights, Precision
 
 
@@ -189,7 +190,8 @@ class FastLearner:
             latents = self._latents(memories, exam, step)
             noise, timestep = self._draw("fast-noise", memories, exam, step, latents.shape[1])
             theta = torch.stack([memory.theta for memory in memories])
-            with torch.enable_grad(), self.weights.use(theta):
+            recompute = recomputing(self.denoiser, settings.activation_checkpointing)
+            with torch.enable_grad(), self.weights.use(theta), recompute:
                 loss = self._losses(latents, exam.actions, noise, timestep).mean(dim=1)
                 gradients = torch.autograd.grad(loss.sum(), [m.theta for m in memories])
             for memory, gradient in zip(memories, gradients, strict=True):

@@ -57,6 +57,8 @@ class FastSettings:
             than this share: on the pair it learned, or on the episode's first pair against the loss
             before all learning. Losses that are no numbers undo it too, also where nothing is probed.
             None lets everything pass.
+        activation_checkpointing: the backward pass computes layers again instead of keeping what it needs:
+            much less memory for one more forward pass a step; changes no number.
     """
 
     num_steps: int = 2
@@ -70,6 +72,7 @@ class FastSettings:
     rule: UpdateRule = "pair"
     history: int = 16
     guard: float | None = 0.1
+    activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.num_steps < 0 or self.draws_per_step < 1 or self.probe_draws < 0:

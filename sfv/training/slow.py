@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from sfv import rng
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
 from sfv.diffusion.schedule import NoiseSchedule
+from sfv.models.recompute import recompute_activations
 from sfv.models.world_model import WorldModel
 from sfv.training.sharding import shard
-from sfv.training.speedups import compile_blocks, recompute_activations
+from sfv.training.speedups import compile_blocks
 
 
 class SlowLearner(pl.LightningModule):

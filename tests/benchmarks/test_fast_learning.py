@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import fast_learning, long_rollout
+from benchmarks import fast_learning, fast_memory, long_rollout
 from benchmarks.cpu_unet import pair
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.models.temporal_lora import TemporalLoRA
@@ -44,3 +44,11 @@ def test_a_short_rollout_writes_its_table(tmp_path, monkeypatch):
     assert list(written["ratios"]) == ["seconds, last fifth : first"]
     assert written["context"]["frames"] == 40
     assert len(written["context"]["seconds"]) == len(written["context"]["drift"]) == 5
+
+
+def test_the_memory_of_learning_is_counted_with_and_without_recomputing(tmp_path):
+    fast_memory.main(["--quick", "--json", str(tmp_path / "x.json")])
+    kept, recomputed = json.loads((tmp_path / "x.json").read_text())["context"]["rows"].values()
+    assert kept["sampling"] == recomputed["sampling"] > kept["weights"] > 4 * 5_000_000
+    assert recomputed["sampling"] < recomputed["learning"] < kept["learning"] / 2
+    assert recomputed["flops"] > kept["flops"] > 0.04

@@ -12,6 +12,7 @@ from sfv.fast.history import remember, replayed
 from sfv.fast.learner import FastLearner, FastSettings, frozen
 from sfv.fast.memory import Memory, make_optimizer
 from sfv.models.temporal_lora import TemporalLoRA
+from sfv.training.trace import Meter
 
 ACTION = "turn left"
 
@@ -222,6 +223,24 @@ def test_a_stored_memory_learns_on_bit_for_bit(world, lora, latents):
     ours, theirs = again.extras(), whole.extras()
     assert ours.keys() == theirs.keys() >= {"history", "first.latents", "optimizer.exp_avg"}
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_activation_checkpointing_changes_no_number_and_leaves_no_trace(world, lora, latents):
+    plain, _ = learned(make_learner(world, lora), latents, num=2)
+    again, _ = learned(make_learner(world, lora, activation_checkpointing=True), latents, num=2)
+    assert torch.equal(again.theta, plain.theta)
+    assert not any("forward" in vars(m) for m in world.denoiser.modules())
+
+
+def test_activation_checkpointing_keeps_less(world, lora, latents):
+    def most(**settings):
+        learner, meter = make_learner(world, lora, probe_draws=0, **settings), Meter()
+        memory = learner.fresh("a")
+        with meter:
+            learner.learn([memory], pair_at(latents, 0), [ACTION])
+        return meter.peak
+
+    assert most(activation_checkpointing=True) < 0.7 * most()
 
 
 def test_adam_forgets_when_it_is_not_kept(world, lora, latents):

@@ -14,6 +14,7 @@ from sfv import rng
 from sfv.cli import main
 from sfv.fast.learner import FastLearner, FastSettings
 from sfv.models.adapter_folder import write_adapter
+from sfv.models.recompute import recompute_activations
 from sfv.models.temporal_lora import TemporalLoRA
 from sfv.training import speedups
 from sfv.training.checkpoints import FileOrFolder
@@ -21,7 +22,7 @@ from sfv.training.ema import EMA
 from sfv.training.sharded_strategy import ShardedStrategy
 from sfv.training.sharding import gathered, sharded_modules, whole, whole_tensor
 from sfv.training.slow import SlowLearner
-from sfv.training.speedups import compile_blocks, recompute_activations
+from sfv.training.speedups import compile_blocks
 from tests.training.make import (
     ACTIONS,
     Data,
