@@ -21,7 +21,7 @@ from sfv.benchmark.walks import make_data as make_data_by_tool
 from sfv.files import claim_folder, write_json
 from sfv.metrics.protocol import MetricValue, Row, paired_difference, report_json
 from sfv.metrics.suite import videos_hash
-from sfv.models.world_model import MODEL_FILE, WorldModel
+from sfv.models.world_model import WorldModel
 from sfv.report.table import format_table
 from sfv.training.generate import GenerationSettings
 from sfv.training.generate import check_episode as check_cut
@@ -58,7 +58,7 @@ def benchmark(
         benchmark: name of a shipped benchmark (doom-return, doom-return-tiny, maze-return), or the folder
             of its data.
         out: folder to write.
-        ckpt: folder of a world model, or of a run that holds one.
+        ckpt: folder of a world model or of a run that holds one; `reference` comes with sfv.
         rows: names of rows; null takes all: none, fast, the baselines long_context, retrieval, text_style,
             whole_history, single_frame, the controls other_walk, other_scene, shuffled, and --methods.
         also: NAME=FOLDER of further world models, each a row of its own with fast learning.
@@ -131,7 +131,7 @@ def _tasks(
         raise BenchmarkError(
             f"no row {unknown[0]!r} in the protocol {' or '.join(wanted)}; allowed: {', '.join(able)}"
         )
-    world = _load(ckpt)
+    world = WorldModel.load(ckpt)
     tasks = [RowTask(row, known[row], world) for row in names]
     for given in [also] if isinstance(also, str) else also or []:
         row, equals, folder = given.partition("=")
@@ -140,13 +140,8 @@ def _tasks(
                 f"--also {given}: allowed is NAME=FOLDER with a name that no other row has, e.g. "
                 "fast_loop=runs/loop/model"
             )
-        tasks.append(RowTask(row, known["fast"], _load(Path(folder))))
+        tasks.append(RowTask(row, known["fast"], WorldModel.load(Path(folder))))
     return tasks
-
-
-def _load(folder: Path) -> WorldModel:
-    inner = folder / "model"
-    return WorldModel.load(inner if (inner / MODEL_FILE).is_file() else folder)
 
 
 def _walks(spec: Benchmark, data: Path | None, make: bool, parts: Sequence[str]) -> list[Walk]:

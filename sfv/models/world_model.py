@@ -18,13 +18,14 @@ from sfv.diffusion.schedule import NoiseSchedule
 from sfv.files import claim_folder, replacing_parts, write_json
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.denoiser import VideoUNet
+from sfv.models.model_folder import MODEL_FILE as MODEL_FILE
+from sfv.models.model_folder import find_model
 from sfv.models.temporal_lora import base_state_dict
 from sfv.models.text import ActionTable, CLIPText, MiniLMText
 from sfv.models.weight_files import disk_errors, hash_tensors, read_tensors, write_tensors
 from sfv.types import Denoiser, FrameCodec, TextEncoder
 
 FORMAT = "sfv.model/1"
-MODEL_FILE = "model.json"
 START_FILE = "start.safetensors"
 _DAMAGED = "damaged or was not written by sfv"
 PARTS: dict[str, type[nn.Module]] = {
@@ -117,11 +118,15 @@ class WorldModel:
     def load_weights(self, folder: str | Path) -> None:
         """Take over Φ and learned text from a saved model of the same shape.
 
+        Args:
+            folder: see `find_model`.
+
         Raises:
+            FileNotFoundError: `folder` holds no world model.
             ValueError: the folder's codec, text encoder, kind of prediction or sizes differ from this
                 model's.
         """
-        folder = Path(folder)
+        folder = find_model(folder)
         saved, ours = read_description(folder), self._description()
         theirs, mine = saved["schedule"].prediction_type, self.schedule.prediction_type
         if theirs != mine:
@@ -142,11 +147,14 @@ class WorldModel:
     def load(cls, folder: str | Path) -> "WorldModel":
         """Read a saved model, frozen and in evaluation mode.
 
+        Args:
+            folder: see `find_model`.
+
         Raises:
             FileNotFoundError: `folder` holds no world model.
             ValueError: a file is damaged, or a codec or text encoder it refers to has changed.
         """
-        folder = Path(folder)
+        folder = find_model(folder)
         saved = read_description(folder)
         model = cls(
             VideoUNet.from_diffusers(folder),
@@ -187,11 +195,6 @@ def read_description(folder: Path) -> dict[str, Any]:
         ValueError: it is of another format, or damaged.
     """
     path = folder / MODEL_FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no world model (no {MODEL_FILE}); give the `model` folder of a finished "
-            "run"
-        )
     try:
         description = json.loads(path.read_bytes())
         form = description["format"]

@@ -64,7 +64,7 @@ def evaluate(
     and TensorBoard logs. `sfv evaluate --benchmark NAME --help` tells the options of a benchmark.
 
     Args:
-        model: folder of a world model (the `model` folder of a run).
+        model: folder of a world model or of a run that holds one; `reference` comes with sfv.
         episodes: folder of test episodes in shards, as video.
         out: folder to write; must be new or empty.
         num_episodes: how many episodes; null takes all.

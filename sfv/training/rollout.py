@@ -20,6 +20,7 @@ from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory,
 from sfv.fast.rollout import Chunk, Request, Rollout
 from sfv.files import claim_folder, write_bytes, write_json
 from sfv.metrics.suite_common import videos_hash
+from sfv.models.model_folder import REFERENCE, find_example
 from sfv.models.weight_files import hash_tensors
 from sfv.models.world_model import WorldModel
 from sfv.report.video import encode_mp4, to_frames
@@ -46,8 +47,8 @@ class RolloutTask:
 
 
 def rollout(
-    model: Path,
     out: Path,
+    model: Path = Path(REFERENCE),
     start: Path | None = None,
     actions: Path | None = None,
     episodes: Path | None = None,
@@ -61,13 +62,14 @@ def rollout(
 ) -> None:
     """Generate long videos chunk by chunk, without and with memory.
 
-    Give either --start and --actions, or --episodes, or --resume-from and --actions. The folder --out
+    Give either --start and --actions, or --episodes, or --resume-from and --actions; a model that comes
+    with an example, as `reference` does, also goes on from that. The folder --out
     gets NAME-ROW.mp4 for every video, NAME.memory.safetensors (the memory after the last chunk) and
     rollout.json (losses, seconds).
 
     Args:
-        model: folder of a world model (the `model` folder of a run).
         out: folder to write; new, or the one of the same rollout.
+        model: folder of a world model or of a run that holds one; `reference` comes with sfv.
         start: the first frames: a video file, or an image for models with a context of 1 frame.
         actions: one action a chunk: .txt (one a line), .json (a list), or .jsonl ({"text": ...}).
         episodes: folder of episode shards to take starts and actions from.
@@ -92,6 +94,8 @@ def rollout(
         rows = ("fast",)
         if generation == GenerationSettings():
             generation = settings_from(memory.header.settings, str(resume_from))
+    if (start, actions, episodes, resume_from) == (None, None, None, None):
+        start, actions = find_example(model) or (None, None)
     tasks = _tasks(world, start, actions, episodes, num_episodes, fps, memory)
     world.text(sorted({action for task in tasks for action in task.actions}))  # knows them all?
     starts = [_start(world, task) for task in tasks]

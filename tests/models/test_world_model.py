@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_the_older_model(world, folder):
 
 
 def test_a_folder_without_model_is_refused(tmp_path):
-    message = r"holds no world model \(no model\.json\); give the `model` folder of a finished run"
+    message = r"holds no world model \(no model\.json\); give the folder of a finished run"
     with pytest.raises(FileNotFoundError, match=message):
         WorldModel.load(tmp_path)
 

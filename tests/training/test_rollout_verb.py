@@ -305,5 +305,5 @@ def test_an_unknown_action_or_a_wrong_start_is_refused_before_the_folder_is_made
 
 
 def test_a_folder_without_a_model_says_which_to_give(demo, tmp_path, capsys):
-    said = refused(capsys, "rollout", f"--model={demo.folder / 'slow_fast'}", f"--out={tmp_path}")
-    assert "holds no world model (no model.json); give the `model` folder of a finished run" in said
+    said = refused(capsys, "rollout", f"--model={demo.folder}", f"--out={tmp_path}")
+    assert "holds no world model (no model.json); give the folder of a finished run" in said

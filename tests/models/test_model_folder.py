@@ -1,0 +1,37 @@
+import pytest
+
+from sfv.models import model_folder
+from sfv.models.model_folder import ACTIONS, START, find_example, find_model
+
+
+def a_model(folder):
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text("{}")
+    return folder
+
+
+def test_a_model_is_found_by_its_folder_and_by_its_run(tmp_path):
+    model = a_model(tmp_path / "run" / "model")
+    assert find_model(model) == find_model(str(tmp_path / "run")) == model
+
+
+def test_the_name_of_the_shipped_one_gives_way_to_a_folder(tmp_path, monkeypatch):
+    shipped = a_model(tmp_path / "package" / "model")
+    monkeypatch.setattr(model_folder, "SHIPPED", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    assert find_model("reference") == shipped
+    own = a_model(tmp_path / "reference")
+    assert find_model("reference").resolve() == own
+
+
+def test_no_model_is_said_with_what_to_give(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no world model \(no model\.json\); give"):
+        find_model(tmp_path)
+
+
+def test_an_example_is_whole_or_none(tmp_path):
+    model = a_model(tmp_path / "model")
+    (tmp_path / START).touch()
+    assert find_example(model) is None
+    (tmp_path / ACTIONS).touch()
+    assert find_example(model) == (tmp_path / START, tmp_path / ACTIONS)
