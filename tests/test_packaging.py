@@ -87,9 +87,12 @@ def test_the_wheel_holds_every_source_and_nothing_else(wheel):
             "configs/**/*.yaml",
             "sweeps/**/*.yaml",
             "specs/*",
+            "reference/**/*",
+            "reference_card.md",
             "py.typed",
         )
         for path in (ROOT / package).rglob(pattern)
+        if path.is_file()
     }
     assert {"sfv/py.typed", "sfv/report/report.html", "data_tools/collect/doom.py"} <= expected
     assert "experiments/configs/doom/tiny.yaml" in expected

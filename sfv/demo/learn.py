@@ -34,6 +34,18 @@ EMA_DECAY = 0.98
 LOOP_LEARNING_RATE = 1e-4
 
 
+def base_settings(settings: DemoSettings) -> dict[str, Any]:
+    """What training goes on from; with random weights nothing."""
+    if settings.base is None:
+        return {}
+    return {"base": WorldModel.load(settings.base).fingerprint()}
+
+
+def save_codec(base: str, folder: Path) -> None:
+    """Give the encoder of frames the base model's codec."""
+    WorldModel.load(base).codec.save(folder / "codec.safetensors")
+
+
 def slow_settings(settings: DemoSettings) -> dict[str, Any]:
     """What decides the result of slow learning."""
     return {
@@ -43,18 +55,21 @@ def slow_settings(settings: DemoSettings) -> dict[str, Any]:
         "schedule": asdict(SCHEDULE),
         "ema": EMA_DECAY,
         "seed": settings.seed,
+        **base_settings(settings),
     }
 
 
 def slow(part: Path, latents: Path, settings: DemoSettings) -> None:
-    """Train Φ from scratch on windows."""
+    """Train Φ on windows, on from the base model where there is one."""
 
     def one_cycle(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.learning_rate, total_steps=settings.slow_steps, pct_start=0.1
         )
 
-    learner = _learner(latents, settings, settings.learning_rate, scheduler=one_cycle)
+    learner = _learner(
+        latents, settings, settings.learning_rate, scheduler=one_cycle, init_from=settings.base
+    )
     data = _data(latents, learner, settings, "windows")
     trainer = _trainer(part, settings.slow_steps, max(1, settings.slow_steps // 2))
     with _fewer_warnings():
@@ -127,7 +142,7 @@ def _learner(
     settings: DemoSettings,
     learning_rate: float,
     scheduler: Any = None,
-    init_from: Path | None = None,
+    init_from: str | Path | None = None,
 ) -> SlowLearner:
     codec = PCAPatchCodec.load(latents / "codec.safetensors")
     return SlowLearner(

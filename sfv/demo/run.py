@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sfv.data.index import INDEX_SCHEMA
+from sfv.demo import learn
 from sfv.demo.settings import DemoSettings
 from sfv.demo.stages import Pipeline, Stage
 
@@ -16,6 +17,7 @@ def demo(
     quick: bool = False,
     minutes: float | None = None,
     seed: int = 0,
+    scratch: bool = False,
 ) -> None:
     """Run the whole path on a small world: real video from a 3D engine, on the CPU.
 
@@ -27,8 +29,11 @@ def demo(
         quick: the short version, at most 3 minutes on 2 cores (the full one: at most 10).
         minutes: minutes of slow training on 2 cores instead of the default (2; half a minute when quick).
         seed: of collecting, training and sampling; equal seeds give an equal report.json.
+        scratch: begin with random weights, not with the reference checkpoint.
     """
     settings = DemoSettings(seed=seed)
+    if scratch:
+        settings = settings.from_scratch()
     if quick:
         settings = settings.quick()
     if minutes is not None:
@@ -38,12 +43,10 @@ def demo(
 
 def run_demo(out: Path, settings: DemoSettings) -> dict[str, Any]:
     """Run the demo with given settings and return its report."""
-    from sfv.demo import learn  # torch is imported only when the first stage may run
-
     pipeline = Pipeline(out)
     episodes = pipeline.run(_collect(settings))
     shards = pipeline.run(_shard(episodes))
-    latents = pipeline.run(_encode(shards))
+    latents = pipeline.run(_encode(shards, settings))
     slow = pipeline.run(
         Stage(
             "slow",
@@ -110,13 +113,17 @@ def _shard(episodes: Path) -> Stage:
     return Stage("shards", "WebDataset shards", format, run, needs=("episodes",))
 
 
-def _encode(shards: Path) -> Stage:
+def _encode(shards: Path, settings: DemoSettings) -> Stage:
     def run(part: Path) -> None:
-        _tool("encode_latents", f"--shards={shards}", f"--out={part}", "--workers=1")
+        if settings.base is not None:
+            learn.save_codec(settings.base, part)
+        _tool("encode_latents", f"--shards={shards}", f"--out={part}", "--workers=1", "--resume")
 
-    return Stage(
-        "latents", "fit the frame codec on the train split and encode", {}, run, needs=("shards",)
+    how = (
+        "fit a frame codec on the train split" if settings.base is None else "take the base's codec"
     )
+    content = learn.base_settings(settings)
+    return Stage("latents", f"{how} and encode", content, run, needs=("shards",))
 
 
 def _tool(name: str, *arguments: str) -> None:

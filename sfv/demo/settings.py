@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastSettings
+from sfv.models.model_folder import REFERENCE
 from sfv.training.slow_fast import LoRASettings
 
 STEPS_PER_MINUTE = 120
@@ -28,6 +29,8 @@ class DemoSettings:
         test_episodes: there-and-back walks on held-out maps.
         train_chunks: chunks of a training walk.
         test_chunks: chunks of a test walk (odd: the first, then as many back as out).
+        base: world model that slow learning goes on from, whose codec is used; None starts from random
+            weights and fits a codec.
         slow_steps: slow training steps.
         batch_size: windows of a slow step.
         learning_rate: peak of the slow learning rate.
@@ -41,34 +44,48 @@ class DemoSettings:
 
     size: int = 64
     chunk_frames: int = 8
-    train_episodes: int = 200
+    train_episodes: int = 60
     val_episodes: int = 4
-    test_episodes: int = 3
+    test_episodes: int = 6
     train_chunks: int = 25
     test_chunks: int = 27
-    slow_steps: int = 240
+    base: str | None = REFERENCE
+    slow_steps: int = 48
     batch_size: int = 4
-    learning_rate: float = 2e-3
-    loop_steps: int = 64
+    learning_rate: float = 1e-4
+    loop_steps: int = 32
     loop_chunks: int = 8
     sampler: SamplerSettings = field(
         default_factory=lambda: SamplerSettings("ddim", num_inference_steps=4)
     )
     lora: LoRASettings = field(default_factory=LoRASettings)
-    fast: FastSettings = field(default_factory=FastSettings)
+    fast: FastSettings = field(default_factory=lambda: FastSettings(learning_rate=1e-3))
     seed: int = 0
 
     def quick(self) -> "DemoSettings":
         """At most three minutes on two cores."""
         return replace(
             self,
-            train_episodes=48,
+            train_episodes=24 if self.base else 48,
             test_episodes=1,
-            slow_steps=64,
+            slow_steps=16 if self.base else 64,
             loop_steps=16,
             loop_chunks=4,
             sampler=replace(self.sampler, num_inference_steps=3),
             fast=replace(self.fast, num_steps=1),
+        )
+
+    def from_scratch(self) -> "DemoSettings":
+        """From random weights."""
+        return replace(
+            self,
+            base=None,
+            train_episodes=200,
+            test_episodes=3,
+            slow_steps=240,
+            learning_rate=2e-3,
+            loop_steps=64,
+            fast=FastSettings(),
         )
 
     def for_minutes(self, minutes: float) -> "DemoSettings":

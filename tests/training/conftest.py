@@ -12,6 +12,7 @@ from sfv.training.slow_fast import LoRASettings
 from tests.training.make import Data, make_data
 
 MICRO = DemoSettings(
+    base=None,
     size=32,
     train_episodes=3,
     val_episodes=1,

@@ -236,6 +236,7 @@ def test_a_tool_that_fails_ends_the_demo_and_is_named(tmp_path):
         ([], DemoSettings()),
         (["--seed=3"], DemoSettings(seed=3)),
         (["--quick"], DemoSettings().quick()),
+        (["--scratch", "--quick"], DemoSettings().from_scratch().quick()),
         (["--quick", "--minutes=0.5"], DemoSettings().quick().for_minutes(0.5)),
         (["--minutes", "2", "--quick", "false"], DemoSettings().for_minutes(2.0)),
     ],

@@ -1,0 +1,116 @@
+"""Put a trained reference checkpoint into the package: weights, an example to go on from, and its card.
+
+    python -m experiments.pack_reference --model runs/reference/slow/model
+
+`python -m experiments.reference` trains it. The folder sfv/reference is replaced; what is larger than
+25 MB is refused.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import auto_cli
+
+from data_tools.encode_latents import held_out_psnr
+from data_tools.files import find_episodes
+from experiments.reference import OUT
+from sfv.data.index import find_shards
+from sfv.data.stages import decode_mp4
+from sfv.files import write_bytes
+from sfv.models.model_folder import ACTIONS, SHIPPED, START
+from sfv.models.world_model import WorldModel
+from sfv.report.table import format_table
+from sfv.report.video import encode_mp4
+
+MOST_BYTES = 25_000_000
+WAY_OUT = ("walk forward", "walk forward", "turn left", "turn left", "walk forward")
+BACK = {
+    "walk forward": "walk backward",
+    "turn left": "turn right",
+    "turn right": "turn left",
+    "walk backward": "walk forward",
+}
+PLATFORM = ("torch", "diffusers", "pytorch-lightning", "vizdoom")
+
+CARD = Path(__file__).with_name("reference_card.md")
+
+
+def pack(
+    model: Path = OUT / "slow" / "model",
+    out: Path = SHIPPED,
+    report: Path | None = None,
+) -> None:
+    """Write the folder.
+
+    Args:
+        model: of a finished run of experiments.reference.
+        out: folder to replace.
+        report: report.json of a benchmark; its table goes into the card.
+    """
+    world = WorldModel.load(model)
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    world.save(part / "model")
+    meta, video = next(find_episodes([OUT / "episodes" / "val"]))
+    frames = decode_mp4(video.read_bytes())[: world.num_context]
+    write_bytes(part / START, encode_mp4(frames, meta.fps))
+    actions = [*WAY_OUT, *(BACK[action] for action in reversed(WAY_OUT))]
+    write_bytes(part / ACTIONS, ("\n".join(actions) + "\n").encode())
+    size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
+    if size > MOST_BYTES:
+        shutil.rmtree(part)
+        raise ValueError(f"{model} takes {size / 1e6:.1f} MB; allowed: {MOST_BYTES / 1e6:.0f} MB")
+    card = CARD.read_text().format(**facts(world, model, size))
+    if report is not None:
+        content = json.loads(report.read_text())
+        card += f"\n## Measured\n\n```\n{format_table(content)}\n```\n"
+    write_bytes(part / "README.md", card.encode())
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)
+    print(f"{out}: {size / 1e6:.1f} MB, Φ {world.fingerprint()}")
+
+
+def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
+    """What the card says, read from the run."""
+    run = model.parent
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    versions = json.loads((run / "environment.json").read_text())
+    packages = versions.get("packages", versions)
+    train = find_shards(OUT / "shards" / "train")
+    settings = world.text.settings()
+    return {
+        "size": size / 1e6,
+        "parameters": sum(p.numel() for p in world.denoiser.parameters()) / 1e6,
+        "pixels": 64,
+        "num_context": world.num_context,
+        "num_generated": world.num_generated,
+        "actions": ", ".join(f"`{action}`" for action in settings["actions"] if action),
+        "model": model,
+        "walks": train.num_samples,
+        "steps": config["trainer"]["max_steps"],
+        "batch": config["data"]["batch_size"],
+        "seed": config["seed_everything"],
+        "config": f"`experiments/configs/reference/{run.name}.yaml`",
+        "psnr": held_out_psnr(OUT / "shards", world.codec)["val"],
+        "fingerprint": world.fingerprint(),
+        "codec": world.codec.fingerprint(),
+        "packages": ", ".join(f"{name} {packages[name]}" for name in PLATFORM if name in packages),
+    }
+
+
+def main() -> int:
+    """Run the command; 2 where the run is not finished."""
+    try:
+        auto_cli(pack, as_positional=False)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
