@@ -64,7 +64,7 @@ def pack(
     if size > MOST_BYTES:
         shutil.rmtree(part)
         raise ValueError(f"{model} takes {size / 1e6:.1f} MB; allowed: {MOST_BYTES / 1e6:.0f} MB")
-    card = CARD.read_text().format(**facts(world, model, size))
+    card = CARD.read_text().format(pixels=frames.shape[1], **facts(world, model, size))
     if report is not None:
         content = json.loads(report.read_text())
         card += f"\n## Measured\n\n```\n{format_table(content)}\n```\n"
@@ -85,7 +85,6 @@ def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
     return {
         "size": size / 1e6,
         "parameters": sum(p.numel() for p in world.denoiser.parameters()) / 1e6,
-        "pixels": 64,
         "num_context": world.num_context,
         "num_generated": world.num_generated,
         "actions": ", ".join(f"`{action}`" for action in settings["actions"] if action),

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.demo.settings import ACTIONS, DemoSettings
@@ -21,6 +20,7 @@ from sfv.models.denoiser import VideoUNet
 from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel
 from sfv.report.table import format_table
+from sfv.training.ema import EMA
 from sfv.training.episodes import load_episodes
 from sfv.training.evaluate import measure, write_outputs
 from sfv.training.fit import train
@@ -182,9 +182,7 @@ def _trainer(part: Path, steps: int, val_every: int) -> pl.Trainer:
         precision="bf16-mixed",
         logger=tensorboard_logger(part),
         callbacks=[
-            EMAWeightAveraging(
-                decay=EMA_DECAY, use_buffers=False, update_starting_at_step=steps // 4
-            )
+            EMA(EMA_DECAY, update_starting_at_step=steps // 4),
         ],
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -1,0 +1,51 @@
+import json
+import shutil
+
+import pytest
+import yaml
+
+from experiments import pack_reference
+from sfv.models.model_folder import find_example
+from sfv.models.world_model import WorldModel
+from sfv.training.rollout import read_actions, read_start
+
+CONFIG = {"seed_everything": 7, "trainer": {"max_steps": 5}, "data": {"batch_size": 2}}
+
+
+@pytest.fixture
+def run(demo, tmp_path, monkeypatch):
+    """The demo's folder as if `experiments.reference` had made it."""
+    monkeypatch.setattr(pack_reference, "OUT", demo.folder)
+    folder = tmp_path / "slow"
+    shutil.copytree(demo.folder / "slow" / "model", folder / "model")
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    (folder / "environment.json").write_text(json.dumps({"packages": {"torch": "9.9"}}))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_package_gets_the_weights_an_example_and_a_card(run, demo, tmp_path):
+    out = tmp_path / "reference"
+    pack_reference.pack(run / "model", out, demo.folder / "report.json")
+    world = WorldModel.load(out)
+    assert world.fingerprint() == WorldModel.load(run).fingerprint()
+    start, actions = find_example(out)
+    assert read_start(start, world.num_context).shape[1:] == (world.num_context, 3, 32, 32)
+    told = read_actions(actions)
+    assert told[-1] == "walk backward" and len(told) == 2 * len(pack_reference.WAY_OUT)
+    world.text(told)
+    card = (out / "README.md").read_text()
+    assert world.fingerprint() in card and "5 slow steps of batch 2, seed 7" in card
+    assert "3 random walks" in card and "torch 9.9" in card and "Return PSNR" in card
+
+
+@pytest.mark.slow
+def test_what_is_too_large_leaves_the_old_one_there(run, tmp_path, monkeypatch):
+    out = tmp_path / "reference"
+    pack_reference.pack(run / "model", out)
+    before = (out / "README.md").read_bytes()
+    monkeypatch.setattr(pack_reference, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"MB; allowed: 0 MB"):
+        pack_reference.pack(run / "model", out)
+    assert (out / "README.md").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reference", "slow"]
