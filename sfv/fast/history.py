@@ -30,3 +30,16 @@ def remember(memory: Memory, pair: Float[Tensor, "1 c t h w"], capacity: int, se
     place = int(torch.randint(memory.num_chunks + 1, (), generator=generator))
     if place < capacity:
         memory.history[place] = pair
+
+
+def every_other_backward(
+    latents: Float[Tensor, "e n c t h w"], before: int
+) -> Float[Tensor, "e n c t h w"]:
+    """Turn every other draw around in time.
+
+    Args:
+        latents: of draws.
+        before: draws that came earlier; the very first draw is not turned.
+    """
+    draws = torch.arange(before, before + latents.shape[1], device=latents.device)
+    return torch.where((draws % 2 == 1).view(1, -1, 1, 1, 1, 1), latents.flip(3), latents)

@@ -21,7 +21,7 @@ from sfv import rng
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.guard import Outcome, did_harm
-from sfv.fast.history import remember, replayed
+from sfv.fast.history import every_other_backward, remember, replayed
 from sfv.fast.memory import FirstPair, Memory, make_optimizer
 from sfv.fast.settings import RULES
 from sfv.fast.settings import FastSettings as FastSettings
@@ -274,7 +274,8 @@ class FastLearner:
         """The pairs of one fast step, one a noise draw."""
         num = self.settings.draws_per_step
         if not self.rule.replays:
-            return exam.pairs.unsqueeze(1).expand(-1, num, -1, -1, -1, -1)
+            latents = exam.pairs.unsqueeze(1).expand(-1, num, -1, -1, -1, -1)
+            return every_other_backward(latents, step * num) if self.rule.both_ways else latents
         cases = zip(memories, exam.pairs, strict=True)
         return torch.stack([replayed(m, pair[None], num, self.seed, step) for m, pair in cases])
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 FastOptimizer = Literal["adam", "sgd"]
-UpdateRule = Literal["pair", "text_style", "whole_history", "single_frame"]
+UpdateRule = Literal["pair", "text_style", "whole_history", "single_frame", "both_ways"]
 """What Θ learns from: see `RULES`."""
 
 
@@ -17,12 +17,14 @@ class Rule:
         uses_action: the action is given; otherwise "no text".
         replays: each noise draw takes its pair from the whole episode so far.
         context_frames: frames of context kept, for generating as for learning; None keeps f_p.
+        both_ways: every other noise draw sees the pair backward in time.
     """
 
     clean_context: bool = False
     uses_action: bool = False
     replays: bool = False
     context_frames: int | None = None
+    both_ways: bool = False
 
 
 RULES: dict[UpdateRule, Rule] = {
@@ -34,8 +36,11 @@ RULES: dict[UpdateRule, Rule] = {
     "whole_history": Rule(replays=True),
     # "No chunk input": one frame of context.
     "single_frame": Rule(context_frames=1),
+    # Ours: who walks back sees the way out in reverse.
+    "both_ways": Rule(both_ways=True),
 }
-"""The rows of the paper's Table 4; its last row, no fast learning, is a rollout without a learner."""
+"""The rows of the paper's Table 4, and one of ours; its last row, no fast learning, is a rollout without a
+learner."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from sfv import rng
 from sfv.diffusion.objective import masked_conditional_loss
-from sfv.fast.history import remember, replayed
+from sfv.fast.history import every_other_backward, remember, replayed
 from sfv.fast.learner import FastLearner, FastSettings, frozen
 from sfv.fast.memory import Memory, make_optimizer
+from sfv.fast.settings import RULES
 from sfv.models.temporal_lora import TemporalLoRA
 from sfv.training.trace import Meter
 
@@ -123,7 +124,7 @@ def test_the_paper_s_rule_equals_a_plain_loop_with_peft(world, lora, latents, nu
     )
 
 
-@pytest.mark.parametrize("rule", ["pair", "text_style", "whole_history", "single_frame"])
+@pytest.mark.parametrize("rule", list(RULES))
 def test_episodes_learn_together_as_they_do_alone(world, lora, latents, rule):
     """Different lengths: the middle one leaves after a chunk, and the others do not notice."""
     settings = {"rule": rule, "draws_per_step": 2, "learning_rate": 1e-3, "guard": 0.5}
@@ -172,6 +173,7 @@ def loss_by_hand(world, latents, noise_of, num_context, action):
         ("text_style", 3, ACTION, 0),
         ("whole_history", 0, "", 0),
         ("single_frame", 0, "", 2),
+        ("both_ways", 0, "", 0),
     ],
 )
 def test_each_rule_descends_its_own_loss(
@@ -184,6 +186,21 @@ def test_each_rule_descends_its_own_loss(
     assert report.loss == pytest.approx(
         loss_by_hand(world, pair, noise_of, num_context, action), rel=1e-4
     )
+
+
+def test_both_ways_sees_every_other_draw_backward_over_all_steps(world, lora, latents):
+    draws = torch.arange(2 * 3 * 4).view(2, 3, 1, 4, 1, 1)
+    turned = every_other_backward(draws.float(), before=3)
+    backward = draws.float().flip(3)
+    assert torch.equal(turned[:, [0, 2]], backward[:, [0, 2]])
+    assert torch.equal(turned[:, 1], draws[:, 1].float())
+    forward = [
+        learned(make_learner(world, lora, rule=rule, num_steps=n), latents)[0].theta
+        for n in (1, 2)
+        for rule in ("pair", "both_ways")
+    ]
+    assert torch.equal(forward[0], forward[1]), "the first step has one draw, which goes forward"
+    assert not torch.equal(forward[2], forward[3])
 
 
 def test_the_whole_history_is_learned_from_a_bounded_sample(world, lora, latents):
