@@ -11,7 +11,6 @@ from torch import Tensor
 from sfv.types import Denoiser
 
 SamplerName = Literal["ddim", "dpmsolver++"]
-OnStep = Callable[[int, Tensor], None]
 
 
 @runtime_checkable
@@ -61,6 +60,28 @@ class SamplerSettings:
             )
 
 
+@dataclass(frozen=True)
+class SamplingStep:
+    """One sampling step that has been taken.
+
+    Args:
+        step_idx: its place, from 0.
+        timestep: t, the noise level that it began at.
+        noisy: the new frames before it, as the denoiser saw them.
+        prediction: of the denoiser for them, after guidance.
+        latents: all frames after it, context in front.
+    """
+
+    step_idx: int
+    timestep: int
+    noisy: Float[Tensor, "b c g h w"]
+    prediction: Float[Tensor, "b c g h w"]
+    latents: Float[Tensor, "b c t h w"]
+
+
+OnStep = Callable[[SamplingStep], None]
+
+
 @torch.no_grad()
 def sample_chunk(
     denoiser: Denoiser,
@@ -85,7 +106,7 @@ def sample_chunk(
         num_generated: f_g.
         guidance_scale: 1 means none.
         noise: standard normal, the starting point of the new frames.
-        on_step: called after each step with its index and all latents, context in front.
+        on_step: called after each step; what it raises ends the sampling.
 
     Raises:
         ValueError: if the scheduler has no steps, or `noise` is not `num_generated` frames.
@@ -106,7 +127,8 @@ def sample_chunk(
         )
         new = scheduler.step(prediction.to(new.dtype), timestep, new, return_dict=False)[0]
         if on_step is not None:
-            on_step(step_idx, torch.cat([context, new], dim=2))
+            latents = torch.cat([context, new], dim=2)
+            on_step(SamplingStep(step_idx, int(timestep), scaled, prediction, latents))
     return new
 
 

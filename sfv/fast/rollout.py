@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfv import rng
-from sfv.diffusion.sampler import SamplerSettings, sample_chunk
+from sfv.diffusion.sampler import OnStep, SamplerSettings, sample_chunk
 from sfv.fast.learner import FastLearner, FastReport, autocast
 from sfv.fast.memory import Memory
 from sfv.models.schedulers import make_scheduler
@@ -140,7 +140,7 @@ class Rollout:
                     on_chunk(chunk)
         return chunks
 
-    def stream(self, request: Request) -> Iterator[Chunk]:
+    def stream(self, request: Request, on_step: OnStep | None = None) -> Iterator[Chunk]:
         """Yield chunks as they are made. Memory and time per chunk do not grow with the length.
 
         Without `shown`, everything after the start is the model's own: the paper's long videos.
@@ -148,14 +148,21 @@ class Rollout:
         what fast learning sees and what the next chunk follows. Showing all chunks is the paper's
         next-chunk protocol; showing the way out alone makes the way back a test of memory.
 
+        Args:
+            request: the video.
+            on_step: called after each sampling step; what it raises ends the rollout, and leaves the
+                model and the memory as they were before the chunk.
+
         Raises:
             ValueError: the start is shorter than f_p, or `shown` is no whole number of chunks or longer
                 than the actions.
         """
-        for made in self.stream_many([request]):
+        for made in self.stream_many([request], on_step):
             yield made[0][1]
 
-    def stream_many(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Chunk]]]:
+    def stream_many(
+        self, requests: Sequence[Request], on_step: OnStep | None = None
+    ) -> Iterator[list[tuple[int, Chunk]]]:
         """Make several videos in one batch: yield a chunk of each, with its request's place.
 
         Each has its own Θ, optimiser and noise, so that up to rounding it comes out as it would alone.
@@ -174,7 +181,7 @@ class Rollout:
             )
         journeys = [self._begin(request) for request in requests]
         while going := [(i, journey) for i, journey in enumerate(journeys) if not journey.is_done]:
-            chunks = self._advance([journey for _, journey in going])
+            chunks = self._advance([journey for _, journey in going], on_step)
             yield [(i, chunk) for (i, _), chunk in zip(going, chunks, strict=True)]
 
     def _begin(self, request: Request) -> _Journey:
@@ -184,10 +191,10 @@ class Rollout:
         first = request.first_chunk if memory is None else memory.num_chunks
         return _Journey(request, request.start[:, :, -self._num_context :], memory, first)
 
-    def _advance(self, going: Sequence[_Journey]) -> list[Chunk]:
+    def _advance(self, going: Sequence[_Journey], on_step: OnStep | None) -> list[Chunk]:
         """Sample one chunk of each video, learn it, move on."""
         began = time.perf_counter()
-        generated = torch.split(self._sample(going), 1)
+        generated = torch.split(self._sample(going, on_step), 1)
         shown = [self._shown(journey) for journey in going]
         kept = [new if true is None else true for new, true in zip(generated, shown, strict=True)]
         contexts = torch.cat([journey.context for journey in going])
@@ -233,7 +240,9 @@ class Rollout:
             )
 
     @torch.no_grad()
-    def _sample(self, going: Sequence[_Journey]) -> Float[Tensor, "e c t h w"]:
+    def _sample(
+        self, going: Sequence[_Journey], on_step: OnStep | None
+    ) -> Float[Tensor, "e c t h w"]:
         context = torch.cat([journey.context for journey in going])
         shape = (*context.shape[1:2], self.model.num_generated, *context.shape[3:])
         noise = []
@@ -251,6 +260,7 @@ class Rollout:
                 self.model.num_generated,
                 self.sampler.guidance_scale,
                 torch.stack(noise).to(context),
+                on_step,
             )
 
     def _with_memory(self, going: Sequence[_Journey]) -> AbstractContextManager[None]:

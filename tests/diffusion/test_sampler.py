@@ -99,13 +99,27 @@ def test_the_context_leaves_every_step_bit_identical(denoiser, inputs, name, gui
         make_scheduler(NoiseSchedule(), name, NUM_STEPS),
         **inputs,
         guidance_scale=guidance_scale,
-        on_step=lambda step_idx, latents: seen.append((step_idx, latents)),
+        on_step=seen.append,
     )
-    assert [step_idx for step_idx, _ in seen] == list(range(NUM_STEPS))
-    for _, latents in seen:
-        assert torch.equal(latents[:, :, :NUM_CONTEXT], inputs["context"])
-    assert torch.equal(seen[-1][1][:, :, NUM_CONTEXT:], result)
-    assert not torch.equal(seen[0][1][:, :, NUM_CONTEXT:], inputs["noise"])
+    assert [step.step_idx for step in seen] == list(range(NUM_STEPS))
+    for step in seen:
+        assert torch.equal(step.latents[:, :, :NUM_CONTEXT], inputs["context"])
+    assert torch.equal(seen[-1].latents[:, :, NUM_CONTEXT:], result)
+    assert not torch.equal(seen[0].latents[:, :, NUM_CONTEXT:], inputs["noise"])
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmsolver++"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_step_tells_the_clean_frames_that_it_expects(denoiser, inputs, name, prediction_type):
+    """The last step of either sampler jumps to them."""
+    schedule, seen = NoiseSchedule(prediction_type=prediction_type), []
+    scheduler = make_scheduler(schedule, name, NUM_STEPS)
+    sample_chunk(denoiser, scheduler, **inputs, guidance_scale=1.5, on_step=seen.append)
+    last = seen[-1]
+    assert [step.timestep for step in seen] == [int(t) for t in scheduler.timesteps]
+    timestep = torch.full((B,), last.timestep)
+    clean = schedule.to_clean(last.prediction, last.noisy, timestep)
+    torch.testing.assert_close(clean, last.latents[:, :, NUM_CONTEXT:], rtol=1e-4, atol=1e-4)
 
 
 def test_guidance_one_is_the_text_alone_and_costs_no_second_forward(denoiser, inputs):
