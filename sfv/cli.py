@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "sfv.training.estimate:estimate",
         "memory, compute and days of a fit config, without a GPU, data or weights",
     ),
+    "play": ("sfv.play.verb:play", "drive a world model by keyboard, in a browser"),
     "board": ("sfv.report.board:board", "open TensorBoard on a run, a sweep or a folder of them"),
     "rate": (
         "sfv.report.rating.verb:rate",

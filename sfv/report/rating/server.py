@@ -1,29 +1,18 @@
 """The rating page's server: it tells a rater's next videos without names, and keeps what they answer."""
 
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from sfv.report.rating.answers import CRITERIA, Ratings, check_rater
+from sfv.report.web import HEADERS, read_json, trusted
 
 PAGE = Path(__file__).with_name("page.html")
-MAX_BYTES = 20_000
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src data:; media-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
-    "form-action 'self'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -46,7 +35,7 @@ def make_app(ratings: Ratings, hosts: list[str]) -> Starlette:
         return JSONResponse(_state(ratings, _rater(request)), headers=HEADERS)
 
     async def answer(request: Request) -> Response:
-        content = await _json(request)
+        content = await read_json(request)
         rater, task = check_rater(content.get("rater")), content.get("task")
         if type(task) is not int:
             raise ValueError(f"the task is {task!r:.60}; wanted is its number")
@@ -67,8 +56,7 @@ def make_app(ratings: Ratings, hosts: list[str]) -> Starlette:
         Route("/answer", _refusing(answer), methods=["POST"]),
         Route("/video/{task:int}/{place:int}", _refusing(video)),
     ]
-    trusted = Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    return Starlette(routes=routes, middleware=[trusted])
+    return Starlette(routes=routes, middleware=[trusted(hosts)])
 
 
 def _state(ratings: Ratings, rater: str) -> dict[str, Any]:
@@ -85,25 +73,6 @@ def _state(ratings: Ratings, rater: str) -> dict[str, Any]:
 
 def _rater(request: Request) -> str:
     return check_rater(request.query_params.get("rater"))
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    """Read a JSON object; another content type would let other sites send forms here."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ValueError(f"the content type is {kind!r:.60}; wanted is application/json")
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BYTES:
-            raise ValueError(f"the request is longer than {MAX_BYTES} bytes")
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("the request holds no JSON") from error
-    if not isinstance(content, dict):
-        raise ValueError("the request holds no JSON object")
-    return content
 
 
 def _refusing(endpoint: Endpoint) -> Endpoint:

@@ -1,6 +1,5 @@
 """`sfv rate`: people judge videos without knowing who made them."""
 
-import socket
 from pathlib import Path
 
 from sfv.files import locked, write_json
@@ -9,8 +8,6 @@ from sfv.report.rating.agreement import MIN_RATERS, summarise
 from sfv.report.rating.answers import Ratings
 from sfv.report.rating.videos import find_videos
 from sfv.report.table import format_table
-
-LOOPBACK = ["127.0.0.1", "localhost"]
 
 
 def rate(
@@ -59,23 +56,11 @@ def serve(ratings: Ratings, host: str, port: int) -> None:
         OSError: the port is taken.
     """
     try:
-        import uvicorn
-
+        from sfv.report import web
         from sfv.report.rating.server import make_app
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is missing; pip install 'sfv[play]'") from error
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port} ({error}); give another --port") from error
-    hosts = LOOPBACK if host in LOOPBACK else ["*"]
-    shown = f"[{host}]" if ":" in host else host
-    with listening:
-        number = listening.getsockname()[1]
-        print(f"open http://{shown}:{number}/ in a browser; Ctrl-C ends", flush=True)
-        config = uvicorn.Config(make_app(ratings, hosts), log_level="warning")
-        uvicorn.Server(config).run(sockets=[listening])
+    web.serve(lambda hosts, _: make_app(ratings, hosts), host, port)
 
 
 def sum_up(folder: Path, seed: int) -> list[str]:
