@@ -113,7 +113,7 @@ class Hall:
         self.pictures = [player.strip(start.latents) for start in starts]
         self.visitors: dict[str, Visitor] = {}
         self._jobs: list[Job] = []
-        self._serial = 0
+        self._serial = self._version = 0
         self._model = ThreadPoolExecutor(1, "model")
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -229,6 +229,7 @@ class Hall:
         visit, job = visitor.visit, visitor.job
         return {
             "kind": "state",
+            "version": self._next_version(),
             "visit": visitor.serial,
             "start": visit.start,
             "here": visit.here,
@@ -285,16 +286,24 @@ class Hall:
                 self._tell_state(visitor)
             for other in self.visitors.values():
                 if other.job is not None and other.job.progress is None:
-                    self._tell(other, {"kind": "job", "job": self._describe_job(other.job)})
+                    self._tell(other, self._job_event(other.job))
 
     def _note(self, visitor: Visitor, job: Job, progress: Progress) -> None:
         job.progress = progress
         if visitor.job is job:
-            event: Event = {"kind": "job", "job": self._describe_job(job)}
+            event = self._job_event(job)
             if progress.strip is not None:
                 picture = base64.b64encode(progress.strip).decode()
                 event["strip"] = f"data:image/png;base64,{picture}"
             self._tell(visitor, event)
+
+    def _job_event(self, job: Job) -> Event:
+        return {"kind": "job", "version": self._next_version(), "job": self._describe_job(job)}
+
+    def _next_version(self) -> int:
+        """Answers and events may overtake each other; a page keeps to the newest."""
+        self._version += 1
+        return self._version
 
     def _describe_job(self, job: Job) -> Event:
         progress = job.progress
