@@ -50,7 +50,7 @@ class Actions:
             )
         return action
 
-    def keys(self) -> list[list[str]]:
+    def offered_keys(self) -> list[list[str]]:
         """The keys of each action offered: a digit, and arrows where the name says a direction."""
         found = [[str(i + 1)] if i < 9 else [] for i in range(len(self.offered))]
         for direction, keys in ARROWS.items():

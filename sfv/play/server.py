@@ -106,7 +106,7 @@ class _Pages:
                 "visit": visit,
                 "starts": [{"name": start.name, "fps": start.fps} for start in hall.starts],
                 "actions": hall.actions.offered,
-                "keys": hall.actions.keys(),
+                "keys": hall.actions.offered_keys(),
                 "takes_any": hall.actions.takes_any,
                 "frames": {"context": world.num_context, "generated": world.num_generated},
                 "memory_mb": hall.player.num_memory_bytes() / 1e6,

@@ -1,6 +1,6 @@
 """Drive a served playground and take its picture: `python -m tests.play.picture ADDRESS OUT.png`.
 
-Walks on, goes back, forks, and holds one future beside the other. Serve a model first: `sfv play --ckpt ...`.
+Walks on, goes back, forks, and holds one future beside the other. Serve a model first (`sfv play`).
 """
 
 import io

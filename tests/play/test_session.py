@@ -15,9 +15,9 @@ from sfv.training.generate import rollout_of, settings_from
 from tests.play.conftest import SETTINGS
 
 
-def begin(player, start, max_chunks=9):
+def begin(player, start):
     picture = player.strip(start.latents)
-    return Visit(0, player.begin(start.name, start.latents, picture), max_chunks)
+    return Visit(0, player.begin(start.name, start.latents, picture), 9)
 
 
 def drive(player, visit, *actions, watch=lambda progress: None):
@@ -43,20 +43,20 @@ def assert_equal(a, b):
 
 @pytest.fixture(scope="module")
 def walk(player, starts):
-    """A walk of four chunks; tests leave these as they are."""
+    """A walk of three chunks; tests leave these as they are."""
     visit = begin(player, starts[0])
-    drive(player, visit, "walk forward", "turn left", "walk backward", "turn left")
+    drive(player, visit, "walk forward", "turn left", "walk backward")
     return visit
 
 
 def test_chunks_are_those_of_a_rollout(player, walk, starts, world):
     """The page's chunks are what `sfv rollout` makes of the same start and actions in one go."""
-    actions = [node.made.action for node in walk.path(4)[1:]]
+    actions = [node.made.action for node in walk.path(3)[1:]]
     for row in ROWS:
         made = list(player.rollouts[row].stream(Request("hall", starts[0].latents, actions)))
-        for chunk, node in zip(made, walk.path(4)[1:], strict=True):
+        for chunk, node in zip(made, walk.path(3)[1:], strict=True):
             assert torch.equal(chunk.generated, node.made.latents[row])
-    assert made[-1].learned.loss == walk.node(4).made.learned.loss
+    assert made[-1].learned.loss == walk.node(3).made.learned.loss
     assert torch.equal(walk.node(1).made.latents["none"], walk.node(1).made.latents["fast"])
     assert not torch.equal(walk.node(2).made.latents["none"], walk.node(2).made.latents["fast"])
 
@@ -71,25 +71,23 @@ def test_going_back_and_on_equals_going_on(player, walk, starts):
     assert not torch.equal(visit.node(2).made.latents["fast"], visit.node(3).made.latents["fast"])
     visit.remove(2)
     visit.rewind(1)
-    again = drive(player, visit, "turn left", "walk backward", "turn left")
-    assert again == [4, 5, 6], "numbers are not used twice"
-    for ours, theirs in zip(visit.path(6)[1:], walk.path(4)[1:], strict=True):
+    again = drive(player, visit, "turn left", "walk backward")
+    assert again == [4, 5], "numbers are not used twice"
+    for ours, theirs in zip(visit.path(5)[1:], walk.path(3)[1:], strict=True):
         assert_equal(ours, theirs)
 
 
 def test_a_saved_memory_goes_on_as_the_page_does(walk, world, tmp_path):
-    """What is downloaded at chunk 2 holds all that chunks 3 and 4 need."""
+    """What is downloaded at chunk 2 holds all that chunk 3 needs."""
     save_memory(tmp_path / "m.memory.safetensors", walk.node(2).made.memory)
     stored = load_memory(tmp_path / "m.memory.safetensors", world.fingerprint())
     settings = settings_from(stored.header.settings, "it")
     assert asdict(settings) == asdict(SETTINGS) and stored.header.num_chunks == 2
     with rollout_of(_copy(world), "fast", settings) as other:
         memory = other.learner.restore("hall", stored.weights, stored.extras, 2)
-        request = Request(
-            "hall", stored.extras["context"], ["walk backward", "turn left"], memory=memory
-        )
-        for chunk, number in zip(other.stream(request), (3, 4), strict=True):
-            assert torch.equal(chunk.generated, walk.node(number).made.latents["fast"])
+        context = stored.extras["context"]
+        (chunk,) = other.stream(Request("hall", context, ["walk backward"], memory=memory))
+    assert torch.equal(chunk.generated, walk.node(3).made.latents["fast"])
 
 
 def _copy(world):
@@ -147,9 +145,10 @@ def test_a_strip_holds_its_frames():
     assert np.array_equal(from_strip(to_strip(frames), 4), frames)
 
 
-def test_a_visit_holds_no_more_than_it_may(player, starts):
-    visit = begin(player, starts[0], max_chunks=2)
-    drive(player, visit, "walk forward", "turn left")
+def test_a_visit_holds_no_more_than_it_may(walk):
+    visit = Visit(0, walk.node(0).made, 2)
+    visit.add(0, walk.node(1).made)
+    visit.add(1, walk.node(2).made)
     with pytest.raises(NoRoom, match="holds 2 chunks, the most it may: remove a future"):
         visit.check_room()
     visit.remove(2)
@@ -194,7 +193,7 @@ def test_keys_follow_the_names_of_actions(given, keys):
     class Table:
         actions = ("", *given)
 
-    assert [" ".join(each) for each in Actions(Table()).keys()] == keys
+    assert [" ".join(each) for each in Actions(Table()).offered_keys()] == keys
 
 
 def test_actions_from_outside_are_checked(actions):

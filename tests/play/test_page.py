@@ -1,0 +1,147 @@
+"""The playground as people have it: a server of its own and a real browser."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from sfv.fast.memory_file import load_memory
+from tests.browser import PATIENCE_MS, Seen
+from tests.play.serve import Served, num_frames, serving
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, world) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("play"), world) as served:
+        yield served
+
+
+def begin(page: Page, server: Served, start: str = "hall") -> None:
+    page.goto(server.address)
+    page.get_by_role("button", name=start).click()
+    expect(page.locator(".node")).to_have_count(1)
+
+
+def press(page: Page, key: str, num_nodes: int) -> None:
+    """Drive by a key and wait until its chunk is there."""
+    page.keyboard.press(key)
+    expect(page.locator("button.node")).to_have_count(num_nodes)
+    expect(page.locator("#stop")).to_be_disabled()
+
+
+def here(page: Page) -> str:
+    return page.locator('[aria-current="true"]').get_attribute("aria-label") or ""
+
+
+def last_frame(page: Page, row: str) -> str:
+    """The picture on a screen once it holds still."""
+    canvas, seen = page.locator(f'[data-row="{row}"] canvas'), ["", "-"]
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while seen[-1] != seen[-2] and time.monotonic() < end:
+        page.wait_for_timeout(700)
+        seen.append(canvas.evaluate("c => c.toDataURL()"))
+    return seen[-1]
+
+
+def test_out_and_back_a_fork_and_both_files(
+    page: Page, server: Served, world, tmp_path: Path
+) -> None:
+    begin(page, server)
+    before = last_frame(page, "fast")
+    press(page, "ArrowUp", 2)
+    press(page, "ArrowLeft", 3)
+    assert here(page) == "chunk 2, turn left"
+    far = last_frame(page, "fast")
+    assert before != far and last_frame(page, "none") != far, "memory has changed the second chunk"
+    expect(page.locator("#loss circle")).to_have_count(2)
+    expect(page.locator("#drift circle")).to_have_count(2)
+
+    page.keyboard.press("Backspace")
+    expect(page.get_by_role("button", name="chunk 1, walk forward")).to_have_attribute(
+        "aria-current", "true"
+    )
+    assert last_frame(page, "fast") != far
+    press(page, "s", 4)
+    assert here(page) == "chunk 2, walk backward"
+    page.get_by_role("button", name="chunk 2, turn left").click()
+    assert last_frame(page, "fast") == far, "the first future is as it was"
+    page.get_by_role("button", name="Hold to compare").click()
+    page.get_by_role("button", name="chunk 2, walk backward").click()
+    assert last_frame(page, "held") == far != last_frame(page, "fast")
+
+    with page.expect_download() as video:
+        page.get_by_role("link", name="Save video").click()
+    assert video.value.suggested_filename == "hall-chunk-0002.mp4"
+    count, _, width = num_frames(video.value.path().read_bytes(), tmp_path / "v.mp4")
+    assert count == 3 + 2 * 2 and width > 2 * 24
+    with page.expect_download() as memory:
+        page.get_by_role("link", name="Save memory").click()
+    assert memory.value.suggested_filename == "hall.chunk-0002.memory.safetensors"
+    memory.value.save_as(tmp_path / "m.memory.safetensors")
+    assert (
+        load_memory(tmp_path / "m.memory.safetensors", world.fingerprint()).header.num_chunks == 2
+    )
+
+    page.get_by_role("button", name="Remove this one").click()
+    expect(page.locator("button.node")).to_have_count(3)
+    assert here(page) == "chunk 1, walk forward"
+    page.get_by_role("button", name="Leave").click()
+    expect(page.get_by_role("heading", name="Where do you want to begin?")).to_be_visible()
+
+
+def test_two_visitors_drive_at_once_and_one_goes_in_the_middle(
+    browser: Browser, server: Served
+) -> None:
+    seen = Seen()
+    with browser.new_context() as one, browser.new_context() as two:
+        anna, ben = one.new_page(), two.new_page()
+        for page in (anna, ben):
+            page.set_default_timeout(PATIENCE_MS)
+            seen.watch(page)
+        begin(anna, server, "hall")
+        begin(ben, server, "yard")
+        anna.keyboard.press("ArrowUp")
+        ben.keyboard.press("ArrowRight")
+        expect(anna.locator(".ghost, button.node >> nth=1")).to_be_visible()
+        anna.goto("about:blank")
+        expect(ben.locator("button.node")).to_have_count(2)
+        assert here(ben) == "chunk 1, turn right"
+        anna.goto(server.address)
+        expect(anna.locator("button.node")).to_have_count(2)
+        expect(anna.locator("#stop")).to_be_disabled()
+        assert here(anna) == "chunk 1, walk forward"
+        assert last_frame(anna, "fast") != last_frame(ben, "fast")
+        for cookie in one.cookies():
+            assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
+        for page in (anna, ben):
+            page.get_by_role("button", name="Leave").click()
+    assert (seen.errors, seen.requests) == ([], [])
+
+
+def test_a_key_waits_for_the_chunk_and_escape_ends_it(page: Page, server: Served) -> None:
+    begin(page, server)
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("button.node")).to_have_count(3)
+    expect(page.locator("#stop")).to_be_disabled()
+    assert here(page) == "chunk 2, walk backward"
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#stop")).to_be_enabled()
+    page.keyboard.press("Escape")
+    expect(page.locator("#stop")).to_be_disabled()
+    expect(page.locator(".ghost")).to_have_count(0)
+    page.get_by_role("button", name="Leave").click()
+
+
+def test_the_page_fits_a_phone(browser: Browser, server: Served) -> None:
+    with browser.new_context(viewport={"width": 360, "height": 740}) as context:
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        begin(page, server)
+        page.get_by_role("button", name="Hold to compare").click()
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        page.get_by_role("button", name="Leave").click()
