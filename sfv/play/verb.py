@@ -1,5 +1,6 @@
 """`sfv play`: drive a world model by keyboard, in a browser."""
 
+import threading
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,10 +80,15 @@ def play(
 
         def opened(hosts: list[str], number: int) -> "Starlette":
             if not no_browser and host in web.LOOPBACK:
-                webbrowser.open(f"http://{host}:{number}/")
+                _show(f"http://{host}:{number}/")
             return make_app(hall, hosts, number)
 
         web.serve(opened, host, port)
+
+
+def _show(address: str) -> None:
+    """Open a browser; one that runs in the terminal must not hold up the server."""
+    threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
 
 
 def _model_folder(ckpt: Path) -> Path:

@@ -28,10 +28,10 @@ def drive(page: Page, *actions: str) -> None:
 
 def walk(page: Page, address: str) -> None:
     page.goto(address)
-    page.locator("#starts button").first.click()
-    drive(page, "turn right", "walk forward", "walk forward", "turn left")
+    page.locator("#starts button").nth(2).click()
+    drive(page, "walk forward", "turn left", "turn left")
     page.locator("#hold").click()
-    page.get_by_role("button", name="chunk 2, walk forward").click()
+    page.get_by_role("button", name="chunk 1, walk forward").click()
     drive(page, "turn right", "walk backward")
 
 

@@ -37,13 +37,13 @@ def test_idle_visitors_make_room_and_who_waits_for_a_chunk_is_not_idle(hall):
         assert (await anext(stream))["kind"] == "state"
         visitor = hall.find(waiting)
         hall.go(visitor, 0, "turn left")
-        hall.clock.now = 61
+        hall.clock.now = 61.0
         assert hall.enter(None, 0) != idle
         assert (await anext(stream))["kind"] == "gone"
         with pytest.raises(NoVisit, match="dropped after 1 idle minutes; choose a start"):
             hall.find(idle)
         assert (await until_made(hall, visitor))["here"] == 1
-        hall.clock.now = 120
+        hall.clock.now = 120.0
         assert hall.find(waiting) is visitor, "the time counts from the chunk's end"
 
     asyncio.run(visits())

@@ -1,6 +1,5 @@
 """The playground as people have it: a server of its own and a real browser."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,41 +36,37 @@ def here(page: Page) -> str:
     return page.locator('[aria-current="true"]').get_attribute("aria-label") or ""
 
 
-def last_frame(page: Page, row: str) -> str:
-    """The picture on a screen once it holds still."""
-    canvas, seen = page.locator(f'[data-row="{row}"] canvas'), ["", "-"]
-    end = time.monotonic() + PATIENCE_MS / 1000
-    while seen[-1] != seen[-2] and time.monotonic() < end:
-        page.wait_for_timeout(700)
-        seen.append(canvas.evaluate("c => c.toDataURL()"))
-    return seen[-1]
+def last_frame(page: Page, row: str, number: int) -> str:
+    """The picture on a screen once it holds still at the end of a chunk."""
+    screen = page.locator(f'[data-row="{row}"]')
+    expect(screen).to_have_attribute("data-shows", str(number))
+    picture: str = screen.locator("canvas").evaluate("c => c.toDataURL()")
+    return picture
 
 
 def test_out_and_back_a_fork_and_both_files(
     page: Page, server: Served, world, tmp_path: Path
 ) -> None:
     begin(page, server)
-    before = last_frame(page, "fast")
+    before = last_frame(page, "fast", 0)
     press(page, "ArrowUp", 2)
+    near = last_frame(page, "fast", 1)
     press(page, "ArrowLeft", 3)
     assert here(page) == "chunk 2, turn left"
-    far = last_frame(page, "fast")
-    assert before != far and last_frame(page, "none") != far, "memory has changed the second chunk"
+    far = last_frame(page, "fast", 2)
+    assert len({before, near, far, last_frame(page, "none", 2)}) == 4, "memory changes chunk 2"
     expect(page.locator("#loss circle")).to_have_count(2)
     expect(page.locator("#drift circle")).to_have_count(2)
 
     page.keyboard.press("Backspace")
-    expect(page.get_by_role("button", name="chunk 1, walk forward")).to_have_attribute(
-        "aria-current", "true"
-    )
-    assert last_frame(page, "fast") != far
+    assert last_frame(page, "fast", 1) == near and here(page) == "chunk 1, walk forward"
     press(page, "s", 4)
-    assert here(page) == "chunk 2, walk backward"
+    assert here(page) == "chunk 2, walk backward" and last_frame(page, "fast", 3) != far
     page.get_by_role("button", name="chunk 2, turn left").click()
-    assert last_frame(page, "fast") == far, "the first future is as it was"
+    assert last_frame(page, "fast", 2) == far, "the first future is as it was"
     page.get_by_role("button", name="Hold to compare").click()
     page.get_by_role("button", name="chunk 2, walk backward").click()
-    assert last_frame(page, "held") == far != last_frame(page, "fast")
+    assert last_frame(page, "fast", 3) != far == last_frame(page, "held", 2)
 
     with page.expect_download() as video:
         page.get_by_role("link", name="Save video").click()
@@ -114,7 +109,7 @@ def test_two_visitors_drive_at_once_and_one_goes_in_the_middle(
         expect(anna.locator("button.node")).to_have_count(2)
         expect(anna.locator("#stop")).to_be_disabled()
         assert here(anna) == "chunk 1, walk forward"
-        assert last_frame(anna, "fast") != last_frame(ben, "fast")
+        assert last_frame(anna, "fast", 1) != last_frame(ben, "fast", 1)
         for cookie in one.cookies():
             assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
         for page in (anna, ben):
