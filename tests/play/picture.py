@@ -29,10 +29,10 @@ def drive(page: Page, *actions: str) -> None:
 def walk(page: Page, address: str) -> None:
     page.goto(address)
     page.locator("#starts button").nth(2).click()
-    drive(page, "walk forward", "turn left", "turn left")
+    drive(page, "walk forward", "turn left")
     page.locator("#hold").click()
     page.get_by_role("button", name="chunk 1, walk forward").click()
-    drive(page, "turn right", "walk backward")
+    drive(page, "turn right", "walk forward")
 
 
 def take(page: Page, out: Path, colours: int = 128) -> None:
