@@ -49,6 +49,7 @@ def walk(player, starts):
     return visit
 
 
+@pytest.mark.slow
 def test_chunks_are_those_of_a_rollout(player, walk, starts, world):
     """The page's chunks are what `sfv rollout` makes of the same start and actions in one go."""
     actions = [node.made.action for node in walk.path(3)[1:]]
@@ -61,6 +62,7 @@ def test_chunks_are_those_of_a_rollout(player, walk, starts, world):
     assert not torch.equal(walk.node(2).made.latents["none"], walk.node(2).made.latents["fast"])
 
 
+@pytest.mark.slow
 def test_going_back_and_on_equals_going_on(player, walk, starts):
     """Also after another future was made in between, and with the first one gone."""
     visit = begin(player, starts[0])

@@ -25,6 +25,7 @@ def refused(capsys, *options):
     return said
 
 
+@pytest.mark.slow
 def test_wrong_options_are_named(run, tmp_path, capsys):
     ckpt = f"--ckpt={run}"
     assert "holds no world model" in refused(capsys, f"--ckpt={tmp_path}")
