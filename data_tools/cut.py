@@ -194,8 +194,12 @@ def _take(
 def _finished(
     meta: EpisodeMeta, fps: float, frames: NDArray[np.uint8], given: dict[str, Any]
 ) -> EpisodeMeta:
-    """Fill in what the frames themselves decide, and who made them."""
+    """Fill in what the frames themselves decide, and who made them.
+
+    Places of objects in the picture do not hold in a picture of another size: they are left out.
+    """
     chunk = given["cut"]["chunk_frames"]
+    same_size = (meta.height, meta.width) == frames.shape[1:3]
     made = settings_hash({"run": given, "of": meta.provenance.settings_hash})
     return dataclasses.replace(
         meta,
@@ -205,6 +209,8 @@ def _finished(
         actions=in_chunks(meta.actions, chunk) if chunk else meta.actions,
         provenance=Provenance(TOOL, VERSION, made),
         encoding=Encoding("video", VIDEO_CODEC, "uint8"),
+        objects=meta.objects if same_size else (),
+        camera=meta.camera if same_size else None,
     )
 
 

@@ -1,7 +1,7 @@
 """Pure parts of `data_tools.cut`: which source frames make which piece, and what it is called."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -114,7 +114,7 @@ def pieces(
 
 
 def piece_meta(meta: EpisodeMeta, piece: NDArray[np.int64], number: int) -> EpisodeMeta:
-    """Take what is known about the source frames over to a piece: actions, poses, revisits."""
+    """Take what is known about the source frames over to a piece: actions, poses, revisits, objects."""
     covered = np.repeat(np.arange(len(meta.actions)), [a.stop - a.start for a in meta.actions])
     first: dict[int, int] = {}
     for new, old in enumerate(piece.tolist()):
@@ -125,8 +125,24 @@ def piece_meta(meta: EpisodeMeta, piece: NDArray[np.int64], number: int) -> Epis
         num_frames=len(piece),
         actions=_runs(meta.actions, covered[piece]),
         poses=None if meta.poses is None else tuple(meta.poses[old] for old in piece),
-        revisits=tuple((first[a], first[b]) for a, b in meta.revisits if a in first and b in first),
+        revisits=_within(meta.revisits, first),
+        objects=tuple(
+            dataclasses.replace(
+                thing,
+                boxes=tuple(thing.boxes[old] for old in piece),
+                places=tuple(thing.places[old] for old in piece),
+                without=_within(thing.without, first),
+            )
+            for thing in meta.objects
+        ),
     )
+
+
+def _within(
+    pairs: Sequence[tuple[int, int]], first: Mapping[int, int]
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of frames that are both in the piece, by their numbers there."""
+    return tuple((first[a], first[b]) for a, b in pairs if a in first and b in first)
 
 
 def in_chunks(actions: Sequence[Action], frames: int) -> tuple[Action, ...]:

@@ -25,7 +25,12 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
+from sfv.data.objects import Camera, SceneObject, fault_in, is_camera
+
 SCHEMA = "sfv.episode/1"
+SCHEMA_WITH_OBJECTS = "sfv.episode/2"
+"""The same with `objects` and `camera`, which version 1 does not know. An episode that has neither is
+written as version 1, so readers of that version go on reading it."""
 
 Split = Literal["train", "val", "test"]
 Domain = Literal["navigation", "game", "human", "robot", "driving"]
@@ -112,6 +117,9 @@ class EpisodeMeta:
         revisits: pairs (first frame, later frame) that stand at the same pose.
         provenance: what made it.
         encoding: how the frames are stored.
+        objects: things whose places are known, frame by frame.
+        camera: projection matrix of a camera that stands still, from the world's units to pixels;
+            None where it moves or is not known.
     """
 
     id: str
@@ -129,6 +137,8 @@ class EpisodeMeta:
     revisits: tuple[tuple[int, int], ...]
     provenance: Provenance
     encoding: Encoding
+    objects: tuple[SceneObject, ...] = ()
+    camera: Camera | None = None
 
 
 def reverse_action(text: str) -> str:
@@ -145,7 +155,10 @@ def reverse_action(text: str) -> str:
 def to_json(meta: EpisodeMeta) -> str:
     """Validate and write as one JSON object, keys sorted."""
     validate(meta)
-    fields = {"schema": SCHEMA, **dataclasses.asdict(meta)}
+    known = bool(meta.objects) or meta.camera is not None
+    fields = {"schema": SCHEMA_WITH_OBJECTS if known else SCHEMA, **dataclasses.asdict(meta)}
+    if not known:
+        del fields["objects"], fields["camera"]
     return json.dumps(fields, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -166,11 +179,14 @@ def from_json(text: str | bytes, where: str = "episode") -> EpisodeMeta:
     if not isinstance(given, dict):
         raise SchemaError(f"{where}: got {type(given).__name__}, a JSON object is needed")
     version = given.pop("schema", None)
-    if version != SCHEMA:
+    if version not in (SCHEMA, SCHEMA_WITH_OBJECTS):
         raise SchemaError(
-            f"{where}: schema {version!r} is not known; this version reads {SCHEMA!r}: "
-            "convert the episode or use the version of sfv that wrote it"
+            f"{where}: schema {version!r} is not known; this version reads {SCHEMA!r} and "
+            f"{SCHEMA_WITH_OBJECTS!r}: convert the episode or use the version of sfv that wrote it"
         )
+    newer = sorted({"objects", "camera"} & set(given)) if version == SCHEMA else []
+    if newer:
+        raise SchemaError(f"{where}: unknown field {newer[0]!r} in {SCHEMA!r}")
     plain = _plain(given, where)
     _check(plain, where)
     fields = dict(vars(plain))
@@ -180,6 +196,7 @@ def from_json(text: str | bytes, where: str = "episode") -> EpisodeMeta:
         fields["poses"] = tuple(tuple(float(number) for number in pose) for pose in plain.poses)
     fields["provenance"] = Provenance(**vars(plain.provenance))
     fields["encoding"] = Encoding(**vars(plain.encoding))
+    fields["objects"] = tuple(SceneObject(**vars(thing)) for thing in plain.objects)
     return EpisodeMeta(**fields)
 
 
@@ -205,7 +222,25 @@ def _plain(given: object, where: str) -> SimpleNamespace:
     for name, part in (("provenance", Provenance), ("encoding", Encoding)):
         fields = _fields(part, getattr(meta, name), f"{where}: {name}")
         setattr(meta, name, SimpleNamespace(**fields))
+    meta.objects = tuple(
+        _plain_object(thing, f"{where}: objects[{i}]")
+        for i, thing in enumerate(_list(getattr(meta, "objects", []), f"{where}: objects"))
+    )
+    camera = getattr(meta, "camera", None)
+    meta.camera = None if camera is None else _tuples(camera, f"{where}: camera")
     return meta
+
+
+def _plain_object(given: object, where: str) -> SimpleNamespace:
+    thing = SimpleNamespace(**{"without": [], **_fields(SceneObject, given, where)})
+    if thing.colour is not None:
+        thing.colour = tuple(_list(thing.colour, f"{where}: colour"))
+    for name in ("boxes", "places"):
+        entries = _list(getattr(thing, name), f"{where}: {name}")
+        held = [e if e is None else tuple(_list(e, f"{where}: {name}")) for e in entries]
+        setattr(thing, name, tuple(held))
+    thing.without = _tuples(thing.without, f"{where}: without")
+    return thing
 
 
 def _check(meta: Any, where: str) -> None:
@@ -223,6 +258,7 @@ def _check(meta: Any, where: str) -> None:
     _check_actions(meta, where)
     _check_poses(meta, where)
     _check_revisits(meta, where)
+    _check_objects(meta, where)
     for name in ("tool", "version", "settings_hash"):
         text = getattr(meta.provenance, name)
         _require(_is_text(text), where, f"provenance.{name}", text, "a text")
@@ -283,6 +319,16 @@ def _check_revisits(meta: Any, where: str) -> None:
             where, f"revisits[{index}]", list(pair),
             f"[first frame, later frame], first < later < num_frames {meta.num_frames}",
         )  # fmt: skip
+
+
+def _check_objects(meta: Any, where: str) -> None:
+    for index, thing in enumerate(meta.objects):
+        fault = fault_in(thing, meta.num_frames, meta.height, meta.width)
+        if fault is not None:
+            field, given, allowed = fault
+            _require(False, where, f"objects[{index}].{field}", given, allowed)
+    good = meta.camera is None or is_camera(meta.camera)
+    _require(good, where, "camera", meta.camera, "three rows of four finite numbers, or null")
 
 
 def _require(holds: bool, where: str, field: str, given: object, allowed: str) -> None:

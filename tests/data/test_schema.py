@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sfv.data import schema
+from sfv.data.objects import SceneObject
 from sfv.data.schema import Action, SchemaError, from_json, reverse_action, to_json, validate
 from tests.data.make import make_meta
 
@@ -43,7 +44,8 @@ def test_docstring_example_runs() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": "sfv.episode/2"}, r"schema 'sfv.episode/2' is not known.*'sfv.episode/1'"),
+        ({"schema": "sfv.episode/3"}, r"schema 'sfv.episode/3' is not known.*'sfv.episode/2'"),
+        ({"objects": []}, "unknown field 'objects' in 'sfv.episode/1'"),
         ({"schema": None}, "schema None is not known"),
         ({"split": "dev"}, r"'split': got 'dev', allowed is one of \('train', 'val', 'test'\)"),
         ({"domain": "moon"}, "'domain': got 'moon'"),
@@ -101,6 +103,46 @@ def test_not_json_is_refused() -> None:
         from_json(b"\xff{", "x.json")
     with pytest.raises(SchemaError, match="got list, a JSON object is needed"):
         from_json("[]")
+
+
+PUCK = SceneObject(
+    "puck", (255, 200, 0), ((1, 2, 3, 4), None) * 3, (None, (0.0, 0.5, -0.25)) * 3, ((4, 0),)
+)
+CAMERA = ((1.0, 0.0, 0.0, 3.0), (0.0, 1.0, 0.0, 2.0), (0.0, 0.0, 0.0, 1.0))
+
+
+def test_objects_come_back_and_take_a_version_of_their_own() -> None:
+    meta = dataclasses.replace(full_meta(), objects=(PUCK,), camera=CAMERA)
+    text = to_json(meta)
+    assert from_json(text) == meta and json.loads(text)["schema"] == "sfv.episode/2"
+    plain = json.loads(to_json(full_meta()))
+    assert plain["schema"] == "sfv.episode/1" and "objects" not in plain and "camera" not in plain
+    only = dataclasses.replace(full_meta(), camera=CAMERA)
+    assert from_json(to_json(only)) == only
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, r"'objects\[0\].name': got '', allowed is a text"),
+        ({"colour": [0, 0, 256]}, r"'objects\[0\].colour': got \(0, 0, 256\), allowed is three"),
+        ({"boxes": [None]}, r"'objects\[0\].boxes': got '1 entries', allowed is one a frame \(6\)"),
+        ({"boxes": [[0, 0, 25, 4]] * 6}, r"boxes\[0\]'.* inside 24x16 pixels, not empty, or null"),
+        ({"boxes": [[3, 0, 3, 4]] * 6}, r"boxes\[0\]'.*not empty"),
+        ({"places": [[0, 0]] * 6}, r"places\[0\]'.*three finite numbers x, y, z, or null"),
+        ({"without": [[0, 6]]}, r"without\[0\]'.*each from 0 to 5"),
+        ({"color": 1}, r"objects\[0\]: unknown field 'color'"),
+    ],
+)
+def test_faults_of_objects_are_named(changes: dict[str, object], message: str) -> None:
+    given = json.loads(to_json(dataclasses.replace(full_meta(), objects=(PUCK,))))
+    given["objects"][0] |= changes
+    with pytest.raises(SchemaError, match=message):
+        from_json(json.dumps(given))
+    given = json.loads(to_json(dataclasses.replace(full_meta(), camera=CAMERA)))
+    given["camera"] = given["camera"][:2]
+    with pytest.raises(SchemaError, match="'camera'.*three rows of four finite numbers"):
+        from_json(json.dumps(given))
 
 
 def test_reverse_actions_are_pairs() -> None:
