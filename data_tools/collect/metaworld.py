@@ -3,15 +3,19 @@
     python -m data_tools.collect.metaworld --out data/metaworld/train --episodes 450
     python -m data_tools.collect.metaworld --out data/metaworld/test --split test --episodes 50
     python -m data_tools.collect.metaworld --out data/metaworld/return --split test --play return
+    python -m data_tools.collect.metaworld --out data/metaworld/walk --split test --walk return \
+        --chunks 21 --every 4
 
 `--play policy` films each task's scripted policy, `--play return` carries a puck to a goal and back
 to where it was. Every phase (reach, grasp, lift, carry, ...) is one action in words.
+`--walk return` films the same way in exactly `--chunks` actions of 8 frames, homed before, between and
+after, and says in every frame where the (yellow) puck is: for benchmarks.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,6 +25,7 @@ import numpy as np
 from data_tools.collect.metaworld_engine import STEP_RATE, Engine, open_task, require_metaworld
 from data_tools.collect.metaworld_film import RETURN_TASK, Film, film_return, film_task
 from data_tools.collect.metaworld_tasks import HELD_OUT, KNOWN, TASKS
+from data_tools.collect.metaworld_walk import film_walk
 from data_tools.collect.pictures import revisit_psnr
 from data_tools.collect.runner import (
     Outcome,
@@ -35,6 +40,7 @@ from data_tools.collect.runner import (
 )
 from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
 from data_tools.language import Language, in_words
+from sfv.data.objects import Camera, SceneObject
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
 from sfv.rng import seed_of
 
@@ -54,22 +60,24 @@ class Settings:
 
     Args:
         split: picks the layouts, and for `test` adds the held-out tasks.
-        play: `policy` or `return`.
+        play: `policy`, `return` or `walk`.
         tasks: names, taken in turn.
         size: height and width of the frames, pixels.
         every: control steps a frame; the robot makes 80 a second.
         seed: of the layouts.
         language: plain or varied words.
+        chunks: of a `walk`, 8 frames each; 0 for the other plays.
     """
 
     split: Split
-    play: Literal["policy", "return"]
+    play: Literal["policy", "return", "walk"]
     tasks: tuple[str, ...]
     size: int
     every: int
     seed: int
     language: Language = "plain"
     version: str = VERSION
+    chunks: int = 0
 
     noun: ClassVar[str] = "tries"
     measures: ClassVar[tuple[str, ...]] = ("frames", "return_psnr")
@@ -87,12 +95,19 @@ class Settings:
             raise SchemaError(f"--size {self.size}: allowed are even numbers from 32 to 480")
         if self.every not in EVERY:
             raise SchemaError(f"--every {self.every}: allowed are {EVERY}")
+        if self.play == "walk" and (self.chunks < 3 or self.chunks % 2 == 0):
+            raise SchemaError(
+                f"--chunks {self.chunks}: a return walk needs n+1 out and n back: an odd number from 3 "
+                "on, e.g. 21 with --every 4"
+            )
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self)
+        """The fields; plays without chunks are hashed as they were before there were any."""
+        fields = asdict(self)
+        return fields if self.play == "walk" else {k: v for k, v in fields.items() if k != "chunks"}
 
     def episode_id(self, index: int) -> str:
-        kind = "" if self.play == "policy" else "return-"
+        kind = {"policy": "", "return": "return-", "walk": "walk-"}[self.play]
         return f"metaworld-{self.split}-{kind}{index:05d}-{self.scene_of(index)}"
 
     def scene_of(self, index: int) -> str:
@@ -120,7 +135,11 @@ def _film_one(settings: Settings, folder: Path, index: int, engine: Engine) -> O
         keys = (settings.split, settings.play, task, index, number)
         layout = seed_of(settings.seed, "metaworld-layout", *keys) % 2**32
         rng = np.random.default_rng(seed_of(settings.seed, "metaworld-goal", *keys))
-        if settings.play == "return":
+        things: tuple[SceneObject, ...] = ()
+        if settings.play == "walk":
+            filmed, puck = film_walk(engine, layout, settings.every, rng, settings.chunks)
+            things = (puck,)
+        elif settings.play == "return":
             filmed = film_return(engine, layout, settings.every, rng)
         else:
             filmed = film_task(engine, TASKS[task], layout, settings.every)
@@ -128,6 +147,10 @@ def _film_one(settings: Settings, folder: Path, index: int, engine: Engine) -> O
         if psnr and psnr[0] < MIN_RETURN_PSNR:
             raise Skipped("revisit looks different (the arm came back in another shape)")
         meta = _meta(settings, index, layout, filmed)
+        if things:
+            meta = replace(
+                meta, objects=things, camera=_camera(engine, settings.size), poses=_hands(filmed)
+            )
         write_episode(folder, meta, encode_mp4(filmed.frames, meta.fps))
         return {"frames": meta.num_frames, "return_psnr": psnr}
 
@@ -156,10 +179,21 @@ def _meta(settings: Settings, index: int, layout: int, filmed: Film) -> EpisodeM
     )
 
 
+def _camera(engine: Engine, size: int) -> Camera:
+    rows = engine.camera.projection(engine.env.unwrapped.model, size).round(6).tolist()
+    return tuple((a, b, c, d) for a, b, c, d in rows)
+
+
+def _hands(filmed: Film) -> tuple[tuple[float, float, float, float], ...]:
+    """The hand's places as poses; it never turns."""
+    places = [moment.hand.round(4).tolist() for moment in filmed.moments]
+    return tuple((x, y, z, 0.0) for x, y, z in places)
+
+
 def _actions(settings: Settings, task: str, filmed: Film) -> list[Action]:
     """One action a phase; `raw` holds the robot's commands and where things were, metres."""
     sentence = TASKS[task].sentence
-    if settings.play == "return":
+    if settings.play != "policy":
         sentence += " and back to where it was"
     actions = []
     for phase in filmed.phases:
@@ -190,6 +224,12 @@ def parser() -> argparse.ArgumentParser:
         help="policy: each task's scripted policy; return: a puck to a goal and back",
     )
     p.add_argument(
+        "--walk",
+        choices=("return",),
+        help="return: to a goal and back, every action in whole chunks, for benchmarks; none: --play",
+    )
+    p.add_argument("--chunks", type=int, default=21, help="actions of a --walk, 8 frames each")
+    p.add_argument(
         "--tasks",
         nargs="+",
         metavar="TASK",
@@ -202,15 +242,17 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Turn the command's arguments into settings."""
-    tasks = SPLIT_TASKS[args.split] if args.play == "policy" else (RETURN_TASK,)
+    play = "walk" if args.walk else args.play
+    tasks = SPLIT_TASKS[args.split] if play == "policy" else (RETURN_TASK,)
     return Settings(
         split=args.split,
-        play=args.play,
+        play=play,
         tasks=tuple(args.tasks or tasks),
         size=args.size,
         every=args.every,
         seed=args.seed,
         language=args.language,
+        chunks=args.chunks if play == "walk" else 0,
     )
 
 

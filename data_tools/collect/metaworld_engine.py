@@ -86,6 +86,13 @@ class Engine:
         self.env.unwrapped._target_pos = place
         self.env.model.site("goal").pos = place
 
+    def paint(self, body: str, rgba: tuple[float, float, float, float]) -> None:
+        """Give a body another colour, until the task is opened again."""
+        model = self.env.unwrapped.model
+        of_body = model.geom_bodyid == model.body(body).id
+        model.geom_matid[of_body] = -1
+        model.geom_rgba[of_body] = rgba
+
     def elbow(self) -> Array:
         """The angles of the arm's seven joints, radians."""
         return np.array(self.env.unwrapped.data.qpos[:_ARM_JOINTS])
@@ -141,9 +148,40 @@ class Camera:
     def picture(self, data: Any) -> NDArray[np.uint8]:
         self.renderer.update_scene(data, self.view, self.option)
         large = self.renderer.render()
-        side = large.shape[0] // OVERSAMPLE
-        blocks = large.reshape(side, OVERSAMPLE, side, OVERSAMPLE, 3).astype(np.float32)
-        return np.asarray(np.round(blocks.mean(axis=(1, 3))), dtype=np.uint8)
+        return np.asarray(np.round(_averaged(large)), dtype=np.uint8)
+
+    def share_of(self, body: str, env: Any) -> Array:
+        """How much of each pixel shows a body, 0 to 1, `height width`."""
+        import mujoco
+
+        model = env.unwrapped.model
+        self.renderer.enable_segmentation_rendering()
+        self.renderer.update_scene(env.unwrapped.data, self.view, self.option)
+        numbers, kinds = np.moveaxis(self.renderer.render(), 2, 0)
+        self.renderer.disable_segmentation_rendering()
+        of_body = np.flatnonzero(model.geom_bodyid == model.body(body).id)
+        shown = np.isin(numbers, of_body) & (kinds == mujoco.mjtObj.mjOBJ_GEOM)
+        return np.asarray(_averaged(shown[:, :, None])[:, :, 0], dtype=np.float64)
+
+    def projection(self, model: Any, size: int) -> Array:
+        """From metres to pixels, `3 4`; see `sfv.data.objects.Camera`."""
+        turn, tilt = np.radians(self.view.azimuth), np.radians(self.view.elevation)
+        ahead = np.array([np.cos(tilt) * np.cos(turn), np.cos(tilt) * np.sin(turn), np.sin(tilt)])
+        right = np.array([np.sin(turn), -np.cos(turn), 0.0])
+        down = np.cross(ahead, right)
+        eye = self.view.lookat - self.view.distance * ahead
+        focal = size / 2 / np.tan(np.radians(model.vis.global_.fovy) / 2)
+        turned = np.stack(
+            [focal * right + size / 2 * ahead, focal * down + size / 2 * ahead, ahead]
+        )
+        return np.column_stack([turned, -turned @ eye])
+
+
+def _averaged(large: NDArray[Any]) -> NDArray[np.float32]:
+    """From the picture that is drawn to the one that is kept."""
+    side = large.shape[0] // OVERSAMPLE
+    blocks = large.reshape(side, OVERSAMPLE, side, OVERSAMPLE, -1).astype(np.float32)
+    return np.asarray(blocks.mean(axis=(1, 3)))
 
 
 def require_metaworld() -> None:

@@ -24,12 +24,12 @@ RETURN_TASK = "pick-place"
 SPARE_FRAMES = 30
 """Frames of homing the arm before a return episode, unfilmed: its elbow then comes back as well."""
 
-_GAIN = 10.0
-_PUCK = Grip(above=0.2, offset=(-0.005, 0.0, 0.03), close_frames=8, open_frames=5, leg_frames=40)
+GAIN = 10.0
+PUCK = Grip(above=0.2, offset=(-0.005, 0.0, 0.03), close_frames=8, open_frames=5, leg_frames=40)
 _GOAL_LOW, _GOAL_HIGH = (-0.2, 0.58), (0.2, 0.8)
 _MIN_WAY = 0.15
-_PUT_METRES = 0.02
-_SAME_HAND_METRES = 0.005
+PUT_METRES = 0.02
+SAME_HAND_METRES = 0.005
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Recorder:
 
     def _control(self, leg: Leg) -> Array:
         hand = self.engine.seen[:3]
-        return np.array([*leg.move(hand, _GAIN), leg.gripper])
+        return np.array([*leg.move(hand, GAIN), leg.gripper])
 
 
 def film_task(engine: Engine, task: Task, layout: int, every: int) -> Film:
@@ -117,24 +117,24 @@ def film_return(engine: Engine, layout: int, every: int, rng: np.random.Generato
         Skipped: the puck did not reach the goal, or did not come back.
     """
     start = engine.lay_out(layout)
-    first, goal = start.thing, _goal(start.thing, rng)
+    first, goal = start.thing, draw_goal(start.thing, rng)
     engine.mark_goal(goal)
     rest = _still(start.hand)
     for _ in range(SPARE_FRAMES * every):
-        engine.step(np.array([*rest.move(engine.seen[:3], _GAIN), OPEN]))
+        engine.step(np.array([*rest.move(engine.seen[:3], GAIN), OPEN]))
     elbow = engine.elbow()
     recorder = Recorder(engine, every)
     words = ("puck", "carry the puck to the goal", "place the puck at the goal")
-    marks = _play(recorder, [rest, *take_and_put(_PUCK, first, goal, *words)])
+    marks = _play(recorder, [rest, *take_and_put(PUCK, first, goal, *words)])
     put = recorder.moments[-1].thing
     words = ("puck", "carry the puck back", "place the puck back")
-    marks += _play(recorder, take_and_put(_PUCK, put, first, *words))
+    marks += _play(recorder, take_and_put(PUCK, put, first, *words))
     engine.pull_elbow(elbow)
     home = dataclasses.replace(rest, text="withdraw the hand", frames=40, tolerance=0.003)
     marks += _play(recorder, [home, rest])
-    if np.linalg.norm(put - goal) > _PUT_METRES:
+    if np.linalg.norm(put - goal) > PUT_METRES:
         raise Skipped("the puck did not reach the goal")
-    if np.linalg.norm(recorder.moments[-1].thing - first) > _PUT_METRES:
+    if np.linalg.norm(recorder.moments[-1].thing - first) > PUT_METRES:
         raise Skipped("the puck did not come back")
     return recorder.film(cut(marks, len(recorder.frames)), _returned(recorder.moments))
 
@@ -148,7 +148,7 @@ def _returned(moments: list[Moment]) -> list[tuple[int, int]]:
     last = len(moments) - STILL_FRAMES
     pairs = [(frame, last + frame) for frame in range(STILL_FRAMES)]
     for frame, later in pairs:
-        if np.linalg.norm(moments[frame].hand - moments[later].hand) > _SAME_HAND_METRES:
+        if np.linalg.norm(moments[frame].hand - moments[later].hand) > SAME_HAND_METRES:
             raise Skipped("the hand did not come back")
     return pairs
 
@@ -172,7 +172,7 @@ def _still(home: Array) -> Leg:
     return Leg(WAIT, (x, y, z), OPEN, STILL_FRAMES, 0)
 
 
-def _goal(first: Array, rng: np.random.Generator) -> Array:
+def draw_goal(first: Array, rng: np.random.Generator) -> Array:
     """A place on the table, not too near to where the puck is."""
     while True:
         x, y = rng.uniform(_GOAL_LOW, _GOAL_HIGH)

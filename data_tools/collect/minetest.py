@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from data_tools.collect.minetest_engine import Minetest, World, open_minetest, require_minetest
 from data_tools.collect.minetest_film import FPS, film, frame_psnr, little_to_see
+from data_tools.collect.minetest_objects import built_object
 from data_tools.collect.minetest_walks import (
     NOBODY,
     Ground,
@@ -242,6 +243,8 @@ def _collect_one(
         if shown is not None and shown > MAX_LANDMARK_PSNR:
             raise Skipped("the block hardly shows")
         meta = _meta(settings, index, walk, ground, pairs, words)
+        if settings.walk == "landmark":
+            meta = replace(meta, objects=(built_object(walk, ground, settings.size),))
         write_episode(folder, meta, encode_mp4(frames, FPS))
         return {"return_psnr": psnr, "landmark_psnr": shown, "passes": passes}
 

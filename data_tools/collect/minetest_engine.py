@@ -34,6 +34,8 @@ INSTALL = (
 MARGIN = 8
 """Pixels at each side of the picture that are cut off: the corners tell the command's number."""
 
+FOV_DEGREES = 72
+
 VIEW = 64
 """Blocks that are drawn around the player; fog hides the border."""
 
@@ -223,7 +225,7 @@ def _settings(world: World, side: int) -> dict[str, Any]:
         "screen_h": side,
         "fps_max": 200,
         "fps_max_unfocused": 200,
-        "fov": 72,
+        "fov": FOV_DEGREES,
         "viewing_range": VIEW,
         "enable_fog": True,
         "smooth_lighting": True,

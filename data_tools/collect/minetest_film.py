@@ -12,7 +12,7 @@ AGREE_PSNR = 38.0
 """Two pictures of a view agree from here on, dB."""
 
 MAX_PASSES = 6
-_HOVER = 0.6
+HOVER = 0.6
 """Feet above the middle of the block they stand on: a tenth of a block in the air, so that the game
 does not smooth steps."""
 
@@ -68,7 +68,7 @@ def _film_once(
 
 def pose_of(view: View, ground: Ground) -> Pose:
     """A view as the game counts it: y is up, yaw 0 looks along the second axis, pitch is down."""
-    height = ground.height(view.x, view.y) + _HOVER
+    height = ground.height(view.x, view.y) + HOVER
     return view.x, height, view.y, view.yaw - 90.0, -view.pitch
 
 

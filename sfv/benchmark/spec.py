@@ -115,12 +115,17 @@ class Benchmark:
         """First frame of the way back of one of its episodes.
 
         On a way out and back it is where the walk is half done, since on a long way out a place may
-        come by chance; otherwise the first chunk in which a place comes again.
+        come by chance; after something was built, the chunk from which on every frame shows a known
+        place; otherwise the first chunk in which a place comes again.
         """
         part = self.parts[part_of(meta.id)]
         if part.walk == "return":
             return meta.actions[part.chunks // 2].stop
-        first = min(later for _, later in meta.revisits)
+        known = {later for _, later in meta.revisits}
+        if part.walk == "landmark":
+            chunks = [known.issuperset(range(a.start, a.stop)) for a in meta.actions]
+            return meta.actions[len(chunks) - chunks[::-1].index(False)].start
+        first = min(known)
         return max(action.start for action in meta.actions if action.start <= first)
 
 
@@ -166,11 +171,16 @@ def data_command(benchmark: Benchmark, data: Path) -> list[str]:
 
 
 def content_hash(meta: EpisodeMeta) -> str:
-    """Hash of what is walked: actions, poses, revisits, scene and rate."""
-    content = [
+    """Hash of what is walked: actions, poses, revisits, scene and rate, and where things are.
+
+    Boxes and colours of things are not in it: they follow from how the pictures are drawn.
+    """
+    content: list[Any] = [
         meta.scene, meta.fps, [[a.text, a.start, a.stop] for a in meta.actions],
         meta.poses, meta.revisits,
     ]  # fmt: skip
+    if meta.objects:
+        content += [[[thing.name, thing.places, thing.without] for thing in meta.objects]]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 

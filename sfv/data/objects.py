@@ -41,7 +41,9 @@ Camera = tuple[tuple[float, float, float, float], ...]
 the picture's top left corner."""
 
 
-def fault_in(thing: Any, num_frames: int, height: int, width: int) -> tuple[str, object, str] | None:
+def fault_in(
+    thing: Any, num_frames: int, height: int, width: int
+) -> tuple[str, object, str] | None:
     """What is wrong with a thing: the field, what was given, what is allowed; None where all is well."""
     if not isinstance(thing.name, str) or not thing.name.strip():
         return "name", thing.name, "a text"

@@ -141,7 +141,7 @@ def test_faults_of_objects_are_named(changes: dict[str, object], message: str) -
         from_json(json.dumps(given))
     given = json.loads(to_json(dataclasses.replace(full_meta(), camera=CAMERA)))
     given["camera"] = given["camera"][:2]
-    with pytest.raises(SchemaError, match="'camera'.*three rows of four finite numbers"):
+    with pytest.raises(SchemaError, match=r"'camera'.*three rows of four finite numbers"):
         from_json(json.dumps(given))
 
 
