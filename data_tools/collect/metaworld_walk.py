@@ -82,17 +82,18 @@ def film_walk(
         raise Skipped("the puck did not reach the goal")
     if np.linalg.norm(stage.recorder.moments[-1].thing - first) > PUT_METRES:
         raise Skipped("the puck did not come back")
-    film = stage.recorder.film(stage.phases, returned(stage.recorder.moments, settled))
-    return film, stage.puck()
+    revisits = returned(stage.recorder.moments, settled)
+    away = tuple((later, (chunks // 2 + 1) * CHUNK_FRAMES - 1) for _, later in revisits)
+    return stage.recorder.film(stage.phases, revisits), stage.puck(away)
 
 
 def returned(moments: Sequence[Moment], settled: int) -> list[tuple[int, int]]:
-    """Pairs of the first chunk's frames and those from `settled` on: all at rest, the hand at home.
+    """Pairs of the first frame and those from `settled` on: all at rest, the hand at home.
 
     Raises:
         Skipped: it is not.
     """
-    pairs = [(later % CHUNK_FRAMES, later) for later in range(settled, len(moments))]
+    pairs = [(0, later) for later in range(settled, len(moments))]
     for frame, later in pairs:
         if np.linalg.norm(moments[frame].hand - moments[later].hand) > SAME_HAND_METRES:
             raise Skipped("the hand did not come back")
@@ -139,8 +140,12 @@ class _Stage:
             self._take(Leg(WAIT, HOME, OPEN, 1, 0))
         self._note(WAIT, start)
 
-    def puck(self) -> SceneObject:
-        """What was seen of the puck; its colour is that of its full pixels while the hand rests."""
+    def puck(self, away: tuple[tuple[int, int], ...]) -> SceneObject:
+        """What was seen of the puck; its colour is that of its full pixels while the hand rests.
+
+        Args:
+            away: pairs of a frame and one with the hand at the same place, the puck at another.
+        """
         frames = np.array(self.recorder.frames[:CHUNK_FRAMES])
         full = np.array(self._seen[:CHUNK_FRAMES]) == 1
         if not full.any():
@@ -152,6 +157,7 @@ class _Stage:
             (red, green, blue),
             tuple(map(box_of, self._seen)),
             tuple((x, y, z) for x, y, z in places),
+            away,
         )
 
     def _take(self, leg: Leg) -> Array:
