@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sfv.benchmark.videos import protocols_in, read_videos
 from sfv.benchmark.walks import Walk, chosen_parts, load_walks
 from sfv.benchmark.walks import make_data as make_data_by_tool
 from sfv.files import claim_folder, write_json
-from sfv.metrics.protocol import MetricValue, Row, paired_difference, report_json
+from sfv.metrics.protocol import MetricValue, Row, paired_differences, report_json
 from sfv.metrics.suite import videos_hash
 from sfv.models.world_model import WorldModel
 from sfv.report.table import format_table
@@ -216,32 +216,15 @@ def report(
 ) -> dict[str, Any]:
     """The content of `report.json`."""
     content = report_json({row: Row(len(walks), s) for row, s in scores.items()}, settings)
-    content["differences"] = differences(scores)
+    content["differences"] = paired_differences(scores, compared(list(scores)))
     content["parts"] = {row: by_part(walks, s) for row, s in scores.items()}
     return content
 
 
-def differences(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
-    """Paired differences of every row against `none`, and of `fast` against the controls.
-
-    The latter tell memory of the walk from adaptation to the place.
-    """
-    pairs = [(row, BASE) for row in scores if row != BASE and BASE in scores]
-    pairs += [("fast", control) for control in CONTROLS if {"fast", control} <= scores.keys()]
-    found = []
-    for row, against in pairs:
-        for metric in scores[row].keys() & scores[against].keys():
-            if metric.endswith(("_ceiling", "_floor")) or not scores[row][metric].episodes:
-                continue
-            gap = paired_difference(scores[against][metric], scores[row][metric])
-            if gap.low is not None and gap.high is not None:
-                found.append(
-                    {
-                        "metric": metric, "row": row, "against": against,
-                        "value": gap.value, "low": gap.low, "high": gap.high,
-                    }
-                )  # fmt: skip
-    return sorted(found, key=lambda gap: (gap["metric"], gap["against"], gap["row"]))
+def compared(rows: Collection[str]) -> list[tuple[str, str]]:
+    """Every row against `none`, and `fast` against the controls: they tell memory from adaptation."""
+    pairs = [(row, BASE) for row in rows if row != BASE and BASE in rows]
+    return pairs + [("fast", control) for control in CONTROLS if {"fast", control} <= set(rows)]
 
 
 def _settings(

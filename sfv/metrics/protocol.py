@@ -6,7 +6,7 @@ episodes it averages, from which paired differences are made.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -212,6 +212,33 @@ def paired_difference(
     low, high = bootstrap_interval(differences, seed, level, num)
     value = sum(differences) / len(differences) if differences else float("nan")
     return Difference(value, low, high, len(differences))
+
+
+def paired_differences(
+    scores: Mapping[str, Mapping[str, MetricValue]], pairs: Iterable[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """The report's paired differences, sorted: of every metric that both rows have of each episode.
+
+    What belongs to the truth or to a floor is not compared; where no interval can be made, nothing is.
+
+    Args:
+        scores: metrics by row.
+        pairs: (row, row that it is compared with).
+    """
+    found = []
+    for row, against in pairs:
+        for metric in scores[row].keys() & scores[against].keys():
+            if metric.endswith(("_ceiling", "_floor")) or not scores[row][metric].episodes:
+                continue
+            gap = paired_difference(scores[against][metric], scores[row][metric])
+            if gap.low is not None and gap.high is not None:
+                found.append(
+                    {
+                        "metric": metric, "row": row, "against": against,
+                        "value": gap.value, "low": gap.low, "high": gap.high,
+                    }
+                )  # fmt: skip
+    return sorted(found, key=lambda gap: (gap["metric"], gap["against"], gap["row"]))
 
 
 def report_json(rows: Mapping[str, Row], settings: Mapping[str, Any]) -> dict[str, Any]:

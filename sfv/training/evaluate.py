@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
-from sfv.metrics.protocol import MetricValue, paired_difference, report_json
+from sfv.metrics.protocol import MetricValue, paired_differences, report_json
 from sfv.metrics.protocol import Row as ReportRow
 from sfv.metrics.suite import WAY_OUT, score_long, score_next_chunk
 from sfv.models.world_model import WorldModel
@@ -112,7 +112,8 @@ def measure(
             **asdict(generation),
         },
     )
-    report["differences"] = differences(scores)
+    both = [("fast", "none")] if {"fast", "none"} <= scores.keys() else []
+    report["differences"] = paired_differences(scores, both)
     report["curves"] = curves(videos)
     if extra.curves:
         found = extra_curves(world, episodes, videos, generation.seed)
@@ -196,29 +197,6 @@ def _score_return(
         )
         for theirs, ours in named.items()
     }
-
-
-def differences(scores: dict[Row, dict[str, MetricValue]]) -> list[dict[str, Any]]:
-    """Paired differences fast - none of every metric that has values of each episode."""
-    if "none" not in scores or "fast" not in scores:
-        return []
-    found = []
-    for name, value in scores["none"].items():
-        if not value.episodes or name not in scores["fast"]:
-            continue
-        gap = paired_difference(value, scores["fast"][name])
-        if gap.low is not None and gap.high is not None:
-            found.append(
-                {
-                    "metric": name,
-                    "row": "fast",
-                    "against": "none",
-                    "value": gap.value,
-                    "low": gap.low,
-                    "high": gap.high,
-                }
-            )
-    return found
 
 
 def curves(videos: dict[Row, list[EpisodeVideos]]) -> dict[str, dict[str, list[float]]]:
