@@ -19,7 +19,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from sfv.files import write_bytes
-from sfv.metrics.protocol import MetricValue, Passport, comparable
+from sfv.metrics.protocol import MetricValue, comparable, from_plain
 from sfv.report.catalogue import METRICS, format_number
 
 BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"
@@ -90,7 +90,7 @@ def read_report(given: str) -> tuple[str, list[Entry]]:
                 row,
                 found["n"],
                 {
-                    metric: _value(cell)
+                    metric: from_plain(cell)
                     for metric, cell in found["metrics"].items()
                     if cell["value"] is not None
                 },
@@ -104,10 +104,6 @@ def read_report(given: str) -> tuple[str, list[Entry]]:
             "sfv evaluate --benchmark"
         ) from error
     return name, entries
-
-
-def _value(cell: Mapping[str, Any]) -> MetricValue:
-    return MetricValue(cell["value"], cell["low"], cell["high"], Passport(**cell["passport"]))
 
 
 def check(entries: Sequence[Entry]) -> None:

@@ -13,13 +13,13 @@ from sfv.benchmark.generate import Maker, RowTask, num_undone, num_videos
 from sfv.benchmark.kept import Kept
 from sfv.benchmark.methods import BASE, CONTROLS, Method, Protocol, standard
 from sfv.benchmark.report import write_outputs
-from sfv.benchmark.score import by_part, from_plain, score_videos, to_plain
+from sfv.benchmark.score import by_part, score_videos
 from sfv.benchmark.spec import DATA_ROOT, DEFINITION, Benchmark, BenchmarkError, find_benchmark
 from sfv.benchmark.videos import protocols_in, read_videos
 from sfv.benchmark.walks import Walk, chosen_parts, load_walks
 from sfv.benchmark.walks import make_data as make_data_by_tool
 from sfv.files import claim_folder, write_json
-from sfv.metrics.protocol import MetricValue, Row, paired_differences, report_json
+from sfv.metrics.protocol import MetricValue, Row, from_plain, paired_differences, report_json
 from sfv.metrics.suite import videos_hash
 from sfv.models.world_model import WorldModel
 from sfv.report.table import format_table
@@ -204,10 +204,10 @@ def _score(
         known = kept.read()
         if known is None:
             scored = score_videos(spec, protocol, walks, videos, fvd, seed)
-            kept.write(to_plain(scored))
+            kept.write({metric: value.to_plain() for metric, value in scored.items()})
             found |= scored
         else:
-            found |= from_plain(known)
+            found |= {metric: from_plain(cell) for metric, cell in known.items()}
     return found
 
 

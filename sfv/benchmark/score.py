@@ -16,7 +16,7 @@ from torch import Tensor
 from sfv.benchmark.methods import Protocol
 from sfv.benchmark.spec import Benchmark
 from sfv.benchmark.walks import Walk
-from sfv.metrics.protocol import MetricValue, Passport, bootstrap_interval, mean_value
+from sfv.metrics.protocol import MetricValue, bootstrap_interval, mean_value
 from sfv.metrics.scene_revisit import exchanged, revisit_lpips, revisit_psnr
 from sfv.metrics.suite import Progress, score_long, score_next_chunk
 from sfv.rng import stream
@@ -158,25 +158,3 @@ def by_part(
                 cell = {"value": mean, "low": low, "high": high, "n": len(values)}
                 found.setdefault(part, {})[name] = cell
     return found
-
-
-def to_plain(scores: Mapping[str, MetricValue]) -> dict[str, Any]:
-    """As JSON can keep it, episodes included."""
-    return {
-        name: value.to_dict() | {"episodes": [None if math.isnan(v) else v for v in value.episodes]}
-        for name, value in scores.items()
-    }
-
-
-def from_plain(kept: Mapping[str, Any]) -> dict[str, MetricValue]:
-    """What `to_plain` gave."""
-    return {
-        name: MetricValue(
-            math.nan if cell["value"] is None else cell["value"],
-            cell["low"],
-            cell["high"],
-            Passport(**cell["passport"]),
-            tuple(math.nan if v is None else v for v in cell["episodes"]),
-        )
-        for name, cell in kept.items()
-    }

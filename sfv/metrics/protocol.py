@@ -91,6 +91,21 @@ class MetricValue:
             "passport": self.passport.to_dict(),
         }
 
+    def to_plain(self) -> dict[str, Any]:
+        """All there is, as JSON can keep it: `to_dict` and the episodes."""
+        return self.to_dict() | {"episodes": [_finite(value) for value in self.episodes]}
+
+
+def from_plain(kept: Mapping[str, Any]) -> MetricValue:
+    """What `MetricValue.to_plain` gave, or a report's cell, which has no episodes."""
+    return MetricValue(
+        math.nan if kept["value"] is None else kept["value"],
+        kept["low"],
+        kept["high"],
+        Passport(**kept["passport"]),
+        tuple(math.nan if value is None else value for value in kept.get("episodes", ())),
+    )
+
 
 @dataclass(frozen=True)
 class Row:
