@@ -59,13 +59,15 @@ class Maker:
     """Makes what is missing of all rows, part by part.
 
     Args:
-        out: folder of the rows.
+        folder_of: from the name of a row to its folder.
         generation: sampler, fast learning, seed.
         done: told of every part's videos that are there.
     """
 
-    def __init__(self, out: Path, generation: GenerationSettings, done: Done) -> None:
-        self.out, self.generation, self.done = out, generation, done
+    def __init__(
+        self, folder_of: Callable[[str], Path], generation: GenerationSettings, done: Done
+    ) -> None:
+        self.folder_of, self.generation, self.done = folder_of, generation, done
 
     def make_part(
         self, tasks: Sequence[RowTask], protocols: Sequence[Protocol], walks: Sequence[Walk]
@@ -76,7 +78,7 @@ class Maker:
         for task in tasks:
             for protocol in [p for p in protocols if p in task.method.protocols]:
                 kept = Kept(
-                    self.out / task.name / protocol,
+                    self.folder_of(task.name) / protocol,
                     walks[0].part,
                     task.settings(self.generation) | {"walks": [walk.meta.id for walk in walks]},
                 )
@@ -150,9 +152,9 @@ class Maker:
         return _decoded(world, made)
 
 
-def num_undone(row: Path, protocols: Sequence[Protocol], parts: Sequence[str]) -> int:
-    """Chunks of a finished row whose learning the guard took back."""
-    files = [row / protocol / f"{part}.json" for protocol in protocols for part in parts]
+def num_undone(folders: Mapping[Protocol, Path], parts: Sequence[str]) -> int:
+    """Chunks of finished videos whose learning the guard took back."""
+    files = [folder / f"{part}.json" for folder in folders.values() for part in parts]
     return sum(json.loads(path.read_bytes())["result"]["undone"] for path in files)
 
 

@@ -53,10 +53,24 @@ def write_outputs(
     title = f"Benchmark {benchmark.label}"
     undone = {row: num for row, num in report["undone"].items() if num}
     taken_back = f"The guard took back what was learned from a chunk, by row: {undone}."
-    write_report(
-        out / "report.html", report, panels, title, [NOTE, taken_back] if undone else [NOTE]
-    )
+    notes = [NOTE, *([taken_back] if undone else []), *spread_lines(report)]
+    write_report(out / "report.html", report, panels, title, notes)
     write_json(out / "report.json", report)
+
+
+def spread_lines(report: Mapping[str, Any]) -> list[str]:
+    """Which seeds were averaged, and for each row how far they lie apart; nothing where there was one."""
+    told = report.get("seeds")
+    if told is None:
+        return []
+    lines = [
+        f"Sampling seeds {', '.join(map(str, told['seeds']))}: a walk's value is the mean over them."
+    ]
+    for row, metrics in told["spread"].items():
+        parts = [f"{name} {cell['std']:.3g}" for name, cell in metrics.items()]
+        if parts:
+            lines.append(f"Standard deviation over seeds of row {row}: {', '.join(parts)}.")
+    return lines
 
 
 def shown(walks: Sequence[Walk]) -> list[Walk]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,21 @@ from tqdm import tqdm
 
 from sfv.benchmark.generate import Maker, RowTask, num_undone, num_videos
 from sfv.benchmark.kept import Kept
-from sfv.benchmark.methods import BASE, CONTROLS, Method, Protocol, standard
-from sfv.benchmark.report import write_outputs
+from sfv.benchmark.methods import BASE, CONTROLS, Method, Protocol
+from sfv.benchmark.report import spread_lines, write_outputs
+from sfv.benchmark.rows import check_rows, lendable, rows_of_models, rows_of_videos
 from sfv.benchmark.score import by_part, score_videos
+from sfv.benchmark.seeds import averaged, folder_of, spread
 from sfv.benchmark.spec import DATA_ROOT, DEFINITION, Benchmark, BenchmarkError, find_benchmark
-from sfv.benchmark.videos import protocols_in, read_videos
+from sfv.benchmark.truth import Truth
+from sfv.benchmark.videos import read_videos
 from sfv.benchmark.walks import Walk, chosen_parts, load_walks
 from sfv.benchmark.walks import make_data as make_data_by_tool
 from sfv.files import claim_folder, write_json
 from sfv.metrics.protocol import MetricValue, Row, from_plain, paired_differences, report_json
 from sfv.metrics.suite import videos_hash
-from sfv.models.world_model import WorldModel
 from sfv.report.table import format_table
 from sfv.training.generate import GenerationSettings
-from sfv.training.generate import check_episode as check_cut
-from sfv.training.way_back import partner
 
 MARKER = "benchmark.json"
 Scores = dict[str, MetricValue]
@@ -46,6 +46,7 @@ def benchmark(
     fvd: bool = True,
     methods: dict[str, Method] = {},  # noqa: B006 (read only)
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+    seeds: int | list[int] | None = None,
 ) -> None:
     """Run a benchmark of long memory on a world model, or score videos that another system made.
 
@@ -55,8 +56,8 @@ def benchmark(
     same call again goes on where it was stopped.
 
     Args:
-        benchmark: name of a shipped benchmark (doom-return, doom-return-tiny, maze-return), or the folder
-            of its data.
+        benchmark: name of a shipped benchmark (block-return, doom-return, doom-return-tiny, maze-return,
+            robot-return), or the folder of its data.
         out: folder to write.
         ckpt: folder of a world model or of a run that holds one; `reference` comes with sfv.
         rows: names of rows; null takes all: none, fast, the baselines long_context, retrieval, text_style,
@@ -71,77 +72,59 @@ def benchmark(
         fvd: also FVD and KVD, which take longest to measure.
         methods: rows of your own, by name.
         generation: sampler, fast learning and precision; baselines take as many fast steps.
+        seeds: of the sampling noise, e.g. [0, 1, 2]: every row makes every walk with each of them, and a
+            walk's value is the mean over them; null is --generation.seed alone.
     """
     wanted = [protocols] if isinstance(protocols, str) else list(protocols)
     if ckpt is None and videos is None:
         raise BenchmarkError("nothing to score: give --ckpt MODEL, --videos FOLDER, or both")
+    sampled = check_seeds(seeds, generation.seed)
     spec = find_benchmark(benchmark)
     parts = chosen_parts(spec, [lengths] if isinstance(lengths, int) else lengths)
-    tasks = [] if ckpt is None else _tasks(ckpt, wanted, rows, also, methods, generation)
-    theirs = {} if videos is None else _theirs(videos, wanted)
+    tasks = [] if ckpt is None else rows_of_models(ckpt, wanted, rows, also, methods, generation)
+    theirs = {} if videos is None else rows_of_videos(videos, wanted)
     if name in {task.name for task in tasks} and videos is not None:
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")
     walks = _walks(spec, data, make_data, parts)
     of_part = {part: [walk for walk in walks if walk.part == part] for part in parts}
+    if rows is None:
+        tasks, reasons = lendable(tasks, of_part)
+        print("\n".join(reasons), end="\n" if reasons else "")
     check_rows(tasks, of_part)
     claim_folder(out, MARKER, "a benchmark's folder")
-    write_json(out / MARKER, {"benchmark": spec.label, "lengths": lengths})
-    _generate(out, tasks, wanted, of_part, generation)
-    found: dict[str, dict[Protocol, Path]] = {
-        task.name: {p: out / "rows" / task.name / p for p in wanted if p in task.method.protocols}
-        for task in tasks
-    }
-    if theirs:
-        found[name] = theirs
-    scores = {
-        row: _score(spec, walks, folders, out / "rows" / row, fvd, generation.seed)
-        for row, folders in found.items()
-    }
-    settings = _settings(spec, walks, tasks, generation, videos)
-    content = report(walks, scores, settings)
+    write_json(out / MARKER, {"benchmark": spec.label, "lengths": lengths, "seeds": seeds})
+    _generate(out, tasks, wanted, of_part, generation, sampled)
+    found = {task.name: _folders(out, task, wanted, sampled, generation.seed) for task in tasks}
+    found |= {name: [theirs]} if theirs else {}
+    content = _measured(
+        Truth(spec, walks, generation.seed), found, out, fvd, sampled if seeds is not None else None
+    )
+    content["settings"] = _settings(spec, walks, tasks, generation, videos) | (
+        {} if seeds is None else {"seeds": sampled}
+    )
     content["undone"] = {
-        task.name: num_undone(out / "rows" / task.name, list(found[task.name]), parts)
-        for task in tasks
+        task.name: sum(num_undone(folders, parts) for folders in found[task.name]) for task in tasks
     }
-    write_outputs(out, walks, found, content, spec)
+    write_outputs(out, walks, {row: folders[0] for row, folders in found.items()}, content, spec)
     print(format_table(content))
+    print("\n".join(spread_lines(content)))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
 
 
-def _theirs(videos: Path, wanted: Sequence[Protocol]) -> dict[Protocol, Path]:
-    found = {p: videos / p for p in protocols_in(videos) if p in wanted}
-    if not found:
-        raise BenchmarkError(f"{videos} holds no videos of the protocol {', '.join(wanted)}")
-    return found
+def check_seeds(seeds: int | list[int] | None, default: int) -> list[int]:
+    """The seeds as a list; None is the default alone.
 
-
-def _tasks(
-    ckpt: Path,
-    wanted: Sequence[Protocol],
-    rows: list[str] | str | None,
-    also: list[str] | str | None,
-    methods: Mapping[str, Method],
-    generation: GenerationSettings,
-) -> list[RowTask]:
-    known = standard(generation.fast) | dict(methods)
-    able = [row for row, method in known.items() if set(method.protocols) & set(wanted)]
-    names = [rows] if isinstance(rows, str) else able if rows is None else rows
-    unknown = [row for row in names if row not in able]
-    if unknown:
+    Raises:
+        BenchmarkError: there is none, or one stands there twice.
+    """
+    if seeds is None:
+        return [default]
+    listed = [seeds] if isinstance(seeds, int) else seeds
+    if not listed or len(set(listed)) < len(listed):
         raise BenchmarkError(
-            f"no row {unknown[0]!r} in the protocol {' or '.join(wanted)}; allowed: {', '.join(able)}"
+            f"--seeds {listed}: allowed are one or more different seeds, e.g. [0,1,2]"
         )
-    world = WorldModel.load(ckpt)
-    tasks = [RowTask(row, known[row], world) for row in names]
-    for given in [also] if isinstance(also, str) else also or []:
-        row, equals, folder = given.partition("=")
-        if not equals or not row or row in names:
-            raise BenchmarkError(
-                f"--also {given}: allowed is NAME=FOLDER with a name that no other row has, e.g. "
-                "fast_loop=runs/loop/model"
-            )
-        tasks.append(RowTask(row, known["fast"], WorldModel.load(Path(folder))))
-    return tasks
+    return listed
 
 
 def _walks(spec: Benchmark, data: Path | None, make: bool, parts: Sequence[str]) -> list[Walk]:
@@ -152,58 +135,81 @@ def _walks(spec: Benchmark, data: Path | None, make: bool, parts: Sequence[str])
     return load_walks(spec, where, parts)
 
 
-def check_rows(tasks: Sequence[RowTask], parts: Mapping[str, Sequence[Walk]]) -> None:
-    """Find what would stop a row before anything is made.
-
-    Raises:
-        ValueError: a model does not know an action, or nobody can lend a walk a memory.
-    """
-    actions = sorted({a.text for part in parts.values() for w in part for a in w.meta.actions})
-    for task in tasks:
-        task.world.text(actions)
-        for part in parts.values():
-            metas = [walk.meta for walk in part]
-            for i in range(len(part)):
-                check_cut(metas[i], task.world)
-                partner(metas, i, task.method.memory)
-
-
 def _generate(
     out: Path,
     tasks: Sequence[RowTask],
     protocols: Sequence[Protocol],
     parts: Mapping[str, Sequence[Walk]],
     generation: GenerationSettings,
+    seeds: Sequence[int],
 ) -> None:
     num_walks = sum(map(len, parts.values()))
     methods = {task.name: task.method for task in tasks}
-    with tqdm(
-        total=num_videos(methods, protocols, num_walks), desc="generate", unit="video"
-    ) as bar:
-        maker = Maker(out / "rows", generation, bar.update)
-        for part in parts.values():
-            maker.make_part(tasks, protocols, part)
+    total = len(seeds) * num_videos(methods, protocols, num_walks)
+    with tqdm(total=total, desc="generate", unit="video") as bar:
+        for seed in seeds:
+            sampled = replace(generation, seed=seed)
+            maker = Maker(
+                lambda row, seed=seed: folder_of(out / "rows" / row, seed, generation.seed),
+                sampled,
+                bar.update,
+            )
+            for part in parts.values():
+                maker.make_part(tasks, protocols, part)
 
 
-def _score(
-    spec: Benchmark,
-    walks: Sequence[Walk],
-    folders: Mapping[Protocol, Path],
-    keep: Path,
+def _folders(
+    out: Path, task: RowTask, wanted: Sequence[Protocol], seeds: Sequence[int], first: int
+) -> list[dict[Protocol, Path]]:
+    """Folders of a row's videos, by protocol, for each seed."""
+    return [
+        {
+            p: folder_of(out / "rows" / task.name, seed, first) / p
+            for p in wanted
+            if p in task.method.protocols
+        }
+        for seed in seeds
+    ]
+
+
+def _measured(
+    truth: Truth,
+    found: Mapping[str, Sequence[Mapping[Protocol, Path]]],
+    out: Path,
     fvd: bool,
-    seed: int,
-) -> Scores:
+    seeds: Sequence[int] | None,
+) -> dict[str, Any]:
+    """Score all rows, over seeds where several were asked for; the content of `report.json`."""
+    scores: dict[str, Scores] = {}
+    spreads = {}
+    for row, of_seeds in found.items():
+        measured = [_score(truth, folders, out / "rows" / row, fvd) for folders in of_seeds]
+        if seeds is None or len(measured) != len(seeds):
+            scores[row] = measured[0]  # videos of another system: one an episode
+        else:
+            scores[row] = averaged(measured, seeds)
+            spreads[row] = spread(dict(zip(seeds, measured, strict=True)))
+    content = report(truth.walks, scores)
+    if seeds is not None:
+        content["seeds"] = {"seeds": list(seeds), "spread": spreads}
+    return content
+
+
+def _score(truth: Truth, folders: Mapping[Protocol, Path], keep: Path, fvd: bool) -> Scores:
     """Score the videos of a row, or read its scores where exactly these videos were scored."""
     found: Scores = {}
+    spec, walks = truth.benchmark, truth.walks
     ids, first = [w.meta.id for w in walks], {w.meta.id: w.first_chunk for w in walks}
     for protocol, folder in folders.items():
         videos = read_videos(folder, spec, ids, first)
-        settings = {"videos": videos_hash(videos), "walks": ids, "fvd": fvd, "seed": seed}
+        settings = {"videos": videos_hash(videos), "walks": ids, "fvd": fvd, "seed": truth.seed}
+        if spec.objects:
+            settings["objects"] = list(spec.objects)
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
         kept = Kept(keep, f"scores-{protocol}-{digest}", settings)
         known = kept.read()
         if known is None:
-            scored = score_videos(spec, protocol, walks, videos, fvd, seed)
+            scored = score_videos(truth, protocol, videos, fvd)
             kept.write({metric: value.to_plain() for metric, value in scored.items()})
             found |= scored
         else:
@@ -211,11 +217,9 @@ def _score(
     return found
 
 
-def report(
-    walks: Sequence[Walk], scores: Mapping[str, Scores], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The content of `report.json`."""
-    content = report_json({row: Row(len(walks), s) for row, s in scores.items()}, settings)
+def report(walks: Sequence[Walk], scores: Mapping[str, Scores]) -> dict[str, Any]:
+    """What is known of all rows, as `report.json` holds it."""
+    content = report_json({row: Row(len(walks), s) for row, s in scores.items()}, {})
     content["differences"] = paired_differences(scores, compared(list(scores)))
     content["parts"] = {row: by_part(walks, s) for row, s in scores.items()}
     return content

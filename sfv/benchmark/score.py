@@ -5,7 +5,7 @@ in the video, so no system gains or loses by how it encodes them.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from sfv.benchmark.methods import Protocol
+from sfv.benchmark.objects import score_objects
 from sfv.benchmark.spec import Benchmark
+from sfv.benchmark.truth import Truth
 from sfv.benchmark.walks import Walk
 from sfv.metrics.protocol import MetricValue, bootstrap_interval, mean_value
-from sfv.metrics.scene_revisit import exchanged, revisit_lpips, revisit_psnr
 from sfv.metrics.suite import Progress, score_long, score_next_chunk
-from sfv.rng import stream
 
 CLIP_FRAMES = 16
 Video = UInt8[Tensor, "t 3 height width"]
@@ -40,25 +40,22 @@ _CLIPS = ("fvd", "fvd_floor", "fvd_unpaired", "kvd")
 
 
 def score_videos(
-    benchmark: Benchmark,
+    truth: Truth,
     protocol: Protocol,
-    walks: Sequence[Walk],
     videos: Sequence[Video],
     fvd: bool = True,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, MetricValue]:
     """All metrics of one protocol.
 
     Args:
-        benchmark: named in the passports.
+        truth: the walks; what is measured of it once serves every call.
         protocol: what is given, and so what is scored.
-        walks: the truth.
         videos: of the same walks, whole.
         fvd: also the distances between clips, which take longest.
-        seed: of intervals and exchanged visits.
         progress: told what is measured.
     """
+    benchmark, walks, seed = truth.benchmark, truth.walks, truth.seed
     given = [walk.turn if protocol == "return" else walk.first_chunk for walk in walks]
     made = [
         torch.cat([walk.video[:n], video[n:]])
@@ -66,39 +63,26 @@ def score_videos(
     ]
     scores = score_long(
         made,
-        [walk.revisits for walk in walks],
+        truth.revisits,
         chunk_frames=benchmark.chunk_frames,
         fps=benchmark.fps,
         reference=[walk.video for walk in walks],
         seed=seed,
         progress=progress,
+        ceilings=truth.ceilings,
     )
+    things = score_objects(benchmark.objects, walks, made, scores["return_psnr"].passport)
     if protocol == "return":
         scores = {ours: scores[theirs] for theirs, ours in _RETURN.items()}
-        scores |= _floors(walks, scores, seed)
+        for name, values in truth.floors.items():
+            scores[f"{name}_floor"] = mean_value(values, scores[name].passport)
+        scores |= things
     else:
         scores = {_OPEN.get(name, name): value for name, value in scores.items()}
+        scores |= {f"open_{name}": value for name, value in things.items()}
     if fvd:
         scores |= _clips(protocol, walks, made, given, seed, progress)
     return {name: _stamped(name, value, protocol, benchmark) for name, value in scores.items()}
-
-
-def _floors(
-    walks: Sequence[Walk], scores: Mapping[str, MetricValue], seed: int
-) -> dict[str, MetricValue]:
-    """What a video scores that shows another true place of the same walk on the way back."""
-    measures: list[tuple[str, Callable[..., Tensor]]] = [
-        ("return_psnr", revisit_psnr),
-        ("return_lpips", revisit_lpips),
-    ]
-    found = {}
-    for name, measure in measures:
-        values = []
-        for i, walk in enumerate(walks):
-            pairs = exchanged(walk.revisits, stream(seed, "src-floor", i))
-            values.append(float(measure(walk.video, pairs).double().mean()) if pairs else math.nan)
-        found[f"{name}_floor"] = mean_value(values, scores[name].passport)
-    return found
 
 
 def _clips(

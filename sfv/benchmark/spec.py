@@ -8,10 +8,10 @@ lie in `sfv/benchmark/specs`; the folder of the data holds copies as `benchmark.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import yaml
@@ -20,7 +20,12 @@ from jaxtyping import UInt8
 from sfv.data.schema import EpisodeMeta
 
 SPECS = Path(__file__).parent / "specs"
+_NOT_NEEDED = ("episodes", "source", "objects")
 DEFINITION, MANIFEST = "benchmark.yaml", "manifest.json"
+ObjectMeasure = Literal["crop", "place", "there"]
+"""What is scored of an episode's objects: their part of the picture, their place by their colour, whether
+they are there."""
+
 DATA_ROOT = Path("data/benchmarks")
 
 
@@ -83,6 +88,10 @@ class Benchmark:
         parts: by name.
         episodes: the manifest, by id; empty where none was recorded yet.
         source: the file that it was read from.
+        objects: what is scored of the things that its episodes know the places of.
+
+    Raises:
+        ValueError: a measure of objects is none of those known.
     """
 
     name: str
@@ -99,6 +108,12 @@ class Benchmark:
     parts: Mapping[str, Part]
     episodes: Mapping[str, KnownEpisode]
     source: Path
+    objects: Sequence[ObjectMeasure] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.objects if name not in get_args(ObjectMeasure)]
+        if unknown:
+            raise ValueError(f"objects: {unknown[0]!r}; allowed are {get_args(ObjectMeasure)}")
 
     @property
     def label(self) -> str:
@@ -246,7 +261,7 @@ def _read(path: Path, manifest: Path) -> Benchmark:
         episodes = {name: KnownEpisode(**fields_) for name, fields_ in known.items()}
         benchmark = Benchmark(**given, parts=parts, episodes=episodes, source=path)
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
-        needed = [f.name for f in fields(Benchmark) if f.name not in ("episodes", "source")]
+        needed = [f.name for f in fields(Benchmark) if f.name not in _NOT_NEEDED]
         raise BenchmarkError(
             f"{path}: is no definition of a benchmark ({error!r}); it needs {', '.join(needed)}, and a "
             f"part {', '.join(f.name for f in fields(Part))}; see docs/benchmark_return.md"

@@ -43,6 +43,8 @@ class Passport:
         seed: seed of the interval and of random splits.
         interval: how `low` and `high` were made.
         count_matters: the value is biased by `count`, so equal counts are needed to compare.
+        sampling_seeds: seeds of the generated videos that each episode's value is averaged over, "0, 1, 2";
+            "" where there was one video an episode, or where that was not recorded.
         code_version: version of this package, with the commit in a checkout: `0.6.0+g1a2b3c4`.
     """
 
@@ -62,6 +64,7 @@ class Passport:
     seed: int = 0
     interval: str = "percentile bootstrap over episodes, 95 %"
     count_matters: bool = False
+    sampling_seeds: str = ""
     code_version: str = field(default_factory=code_version)
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,7 +158,7 @@ def mean_value(episodes: Sequence[float], passport: Passport) -> MetricValue:
     return MetricValue(value, low, high, replace(passport, count=len(known)), tuple(episodes))
 
 
-_MAY_DIFFER = {"seed", "count", "interval"}
+_MAY_DIFFER = {"seed", "count", "interval", "sampling_seeds"}
 _ADDED = {"context": ""}
 """Fields that older passports lack, with what stands for "not recorded"."""
 

@@ -8,7 +8,7 @@ from sfv.metrics.suite_actions import score_actions, score_swaps
 from sfv.metrics.suite_common import Progress, videos_hash
 from sfv.metrics.suite_curves import score_curves
 from sfv.metrics.suite_cuts import score_transnet
-from sfv.metrics.suite_long import WAY_OUT, default_frame_features, score_long
+from sfv.metrics.suite_long import WAY_OUT, default_frame_features, score_long, score_true
 from sfv.metrics.suite_next_chunk import default_clip_features, score_next_chunk
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "score_next_chunk",
     "score_swaps",
     "score_transnet",
+    "score_true",
     "videos_hash",
 ]

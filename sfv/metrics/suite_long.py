@@ -1,7 +1,7 @@
 """Scores of long videos: cuts, motion, and places that are seen again."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -53,6 +53,7 @@ def score_long(
     context: str = FIRST_CHUNK,
     seed: int = 0,
     progress: Progress | None = None,
+    ceilings: Mapping[str, MetricValue] | None = None,
 ) -> dict[str, MetricValue]:
     """Consistency of long videos.
 
@@ -72,9 +73,10 @@ def score_long(
         context: which frames of the videos are true, for the passports.
         seed: of intervals and of the exchanged visits.
         progress: told what is measured.
+        ceilings: what `score_true` gave for this reference, so that many rows measure it once.
 
     Raises:
-        ValueError: lists, videos or revisits that do not fit.
+        ValueError: lists, videos or revisits that do not fit, or ceilings of other videos.
         WeightsMissing: the networks are not installed.
     """
     check_lists(videos, revisits, "videos", "lists of revisits")
@@ -91,12 +93,66 @@ def score_long(
     true = [_cut(i, a, b) for i, (a, b) in enumerate(zip(videos, reference, strict=True))]
     base = replace(base, reference_sha256=videos_hash(true))
     scores = _long_scores(videos, revisits, chunk_frames, fps, features, base, tell)
-    ceiling = _long_scores(true, revisits, chunk_frames, fps, features, base, tell)
-    for name, value in ceiling.items():
-        passport = replace(value.passport, metric=f"{name}_ceiling")
-        scores[f"{name}_ceiling"] = replace(value, passport=passport)
+    if ceilings is None:
+        scores |= _ceilings(true, revisits, chunk_frames, fps, features, base, tell)
+    else:
+        scores |= _of_these(ceilings, base.reference_sha256)
     scores |= _src("src_floor", videos, revisits, floor, features, base, tell)
     return scores | _return_scores(videos, true, revisits, replace(base, protocol="return"), tell)
+
+
+def score_true(
+    reference: Sequence[Tensor],
+    revisits: Sequence[Visits],
+    *,
+    chunk_frames: int,
+    fps: int | float,
+    frame_features: FrameFeatures | None = None,
+    context: str = FIRST_CHUNK,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, MetricValue]:
+    """What the true videos score: every `NAME_ceiling` of `score_long`, whose arguments these are.
+
+    Raises:
+        ValueError: lists, videos or revisits that do not fit.
+        WeightsMissing: the networks are not installed.
+    """
+    check_lists(reference, revisits, "reference videos", "lists of revisits")
+    for i, (video, pairs) in enumerate(zip(reference, revisits, strict=True)):
+        _checked(i, video, pairs, chunk_frames)
+    base = Passport("", "long", len(reference), seed=seed, context=context)
+    base = replace(base, reference_sha256=videos_hash(reference))
+    features = frame_features or default_frame_features()
+    return _ceilings(reference, revisits, chunk_frames, fps, features, base, progress or quiet)
+
+
+def _ceilings(
+    true: Sequence[Tensor],
+    revisits: Sequence[Visits],
+    chunk_frames: int,
+    fps: int | float,
+    features: FrameFeatures,
+    base: Passport,
+    tell: Progress,
+) -> dict[str, MetricValue]:
+    scores = _long_scores(true, revisits, chunk_frames, fps, features, base, tell)
+    return {
+        f"{name}_ceiling": replace(
+            value, passport=replace(value.passport, metric=f"{name}_ceiling")
+        )
+        for name, value in scores.items()
+    }
+
+
+def _of_these(ceilings: Mapping[str, MetricValue], sha256: str) -> Mapping[str, MetricValue]:
+    for name, value in ceilings.items():
+        if value.passport.reference_sha256 != sha256:
+            raise ValueError(
+                f"{name} is of the true videos {value.passport.reference_sha256}, these are {sha256}: "
+                "give what score_true makes of the reference"
+            )
+    return ceilings
 
 
 def _checked(episode: int, video: Tensor, pairs: Visits, chunk_frames: int) -> None:

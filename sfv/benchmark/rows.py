@@ -1,0 +1,98 @@
+"""Which rows a call makes: of a model, of further models, or the videos of another system."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sfv.benchmark.generate import RowTask
+from sfv.benchmark.methods import Method, Protocol, standard
+from sfv.benchmark.spec import BenchmarkError
+from sfv.benchmark.videos import protocols_in
+from sfv.benchmark.walks import Walk
+from sfv.models.world_model import MODEL_FILE, WorldModel
+from sfv.training.generate import GenerationSettings
+from sfv.training.generate import check_episode as check_cut
+from sfv.training.way_back import partner
+
+
+def rows_of_videos(videos: Path, wanted: Sequence[Protocol]) -> dict[Protocol, Path]:
+    """Folders of the wanted protocols that another system's videos have.
+
+    Raises:
+        BenchmarkError: there is none.
+    """
+    found = {p: videos / p for p in protocols_in(videos) if p in wanted}
+    if not found:
+        raise BenchmarkError(f"{videos} holds no videos of the protocol {', '.join(wanted)}")
+    return found
+
+
+def rows_of_models(
+    ckpt: Path,
+    wanted: Sequence[Protocol],
+    rows: list[str] | str | None,
+    also: list[str] | str | None,
+    methods: Mapping[str, Method],
+    generation: GenerationSettings,
+) -> list[RowTask]:
+    """The rows of the model, and one for each of `also`; the arguments are those of the command.
+
+    Raises:
+        BenchmarkError: a name that is no row, or stands there twice.
+    """
+    known = standard(generation.fast) | dict(methods)
+    able = [row for row, method in known.items() if set(method.protocols) & set(wanted)]
+    names = [rows] if isinstance(rows, str) else able if rows is None else rows
+    unknown = [row for row in names if row not in able]
+    if unknown:
+        raise BenchmarkError(
+            f"no row {unknown[0]!r} in the protocol {' or '.join(wanted)}; allowed: {', '.join(able)}"
+        )
+    world = _load(ckpt)
+    tasks = [RowTask(row, known[row], world) for row in names]
+    for given in [also] if isinstance(also, str) else also or []:
+        row, equals, folder = given.partition("=")
+        if not equals or not row or row in names:
+            raise BenchmarkError(
+                f"--also {given}: allowed is NAME=FOLDER with a name that no other row has, e.g. "
+                "fast_loop=runs/loop/model"
+            )
+        tasks.append(RowTask(row, known["fast"], _load(Path(folder))))
+    return tasks
+
+
+def _load(folder: Path) -> WorldModel:
+    inner = folder / "model"
+    return WorldModel.load(inner if (inner / MODEL_FILE).is_file() else folder)
+
+
+def check_rows(tasks: Sequence[RowTask], parts: Mapping[str, Sequence[Walk]]) -> None:
+    """Find what would stop a row before anything is made.
+
+    Raises:
+        ValueError: a model does not know an action, or nobody can lend a walk a memory.
+    """
+    actions = sorted({a.text for part in parts.values() for w in part for a in w.meta.actions})
+    for task in tasks:
+        task.world.text(actions)
+        for part in parts.values():
+            metas = [walk.meta for walk in part]
+            for i in range(len(part)):
+                check_cut(metas[i], task.world)
+                partner(metas, i, task.method.memory)
+
+
+def lendable(
+    tasks: Sequence[RowTask], parts: Mapping[str, Sequence[Walk]]
+) -> tuple[list[RowTask], list[str]]:
+    """The rows for which every walk finds a memory, and of each other row why it does not."""
+    able, reasons = [], []
+    for task in tasks:
+        try:
+            for part in parts.values():
+                metas = [walk.meta for walk in part]
+                for i in range(len(metas)):
+                    partner(metas, i, task.method.memory)
+            able.append(task)
+        except ValueError as error:
+            reasons.append(f"row {task.name} is left out: {error}")
+    return able, reasons
