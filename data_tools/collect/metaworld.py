@@ -44,6 +44,7 @@ from sfv.data.objects import Camera, SceneObject
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
 from sfv.rng import seed_of
 
+Play = Literal["policy", "return", "walk"]
 VERSION = "1"
 MAX_ATTEMPTS = 10
 MIN_RETURN_PSNR = 28.0
@@ -70,7 +71,7 @@ class Settings:
     """
 
     split: Split
-    play: Literal["policy", "return", "walk"]
+    play: Play
     tasks: tuple[str, ...]
     size: int
     every: int
@@ -242,7 +243,7 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Turn the command's arguments into settings."""
-    play = "walk" if args.walk else args.play
+    play: Play = "walk" if args.walk else args.play
     tasks = SPLIT_TASKS[args.split] if play == "policy" else (RETURN_TASK,)
     return Settings(
         split=args.split,

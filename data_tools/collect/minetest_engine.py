@@ -39,7 +39,7 @@ FOV_DEGREES = 72
 VIEW = 64
 """Blocks that are drawn around the player; fog hides the border."""
 
-_ANSWER_SECONDS = 60.0
+_ANSWER_SECONDS = 300.0
 _STILL_PICTURES, _MAX_PICTURES = 6, 60
 """Equal pictures in a row after which no more of the world is expected to arrive; and when to stop
 waiting for them."""

@@ -147,7 +147,7 @@ def pixels_off(sight: Sight, picture: UInt8[Tensor, "3 height width"]) -> float:
     place, camera = sight.thing.places[sight.frame], sight.walk.meta.camera
     if place is None or camera is None or sight.thing.colour is None:
         return math.nan
-    return math.dist(_found(sight, picture), project(np.array(camera), place))
+    return math.dist(_found(sight, picture), project(np.array(camera, dtype=np.float64), place))
 
 
 def metres_off(sight: Sight, picture: UInt8[Tensor, "3 height width"]) -> float:
@@ -156,7 +156,8 @@ def metres_off(sight: Sight, picture: UInt8[Tensor, "3 height width"]) -> float:
     if place is None or camera is None or sight.thing.colour is None:
         return math.nan
     x, y, height = place
-    return math.dist(at_height(np.array(camera), _found(sight, picture), height), (x, y))
+    seen = at_height(np.array(camera, dtype=np.float64), _found(sight, picture), height)
+    return math.dist(seen, (x, y))
 
 
 def there(sight: Sight, picture: UInt8[Tensor, "3 height width"]) -> float:

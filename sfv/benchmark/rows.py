@@ -65,34 +65,43 @@ def _load(folder: Path) -> WorldModel:
     return WorldModel.load(inner if (inner / MODEL_FILE).is_file() else folder)
 
 
-def check_rows(tasks: Sequence[RowTask], parts: Mapping[str, Sequence[Walk]]) -> None:
+def checked(
+    tasks: Sequence[RowTask], parts: Mapping[str, Sequence[Walk]], drop: bool
+) -> list[RowTask]:
     """Find what would stop a row before anything is made.
+
+    Args:
+        tasks: the rows.
+        parts: the walks.
+        drop: leave out rows for which a walk finds no memory, and print why, instead of an error:
+            for rows that nobody asked for by name.
 
     Raises:
         ValueError: a model does not know an action, or nobody can lend a walk a memory.
     """
     actions = sorted({a.text for part in parts.values() for w in part for a in w.meta.actions})
+    able = []
     for task in tasks:
         task.world.text(actions)
-        for part in parts.values():
-            metas = [walk.meta for walk in part]
-            for i in range(len(part)):
-                check_cut(metas[i], task.world)
-                partner(metas, i, task.method.memory)
-
-
-def lendable(
-    tasks: Sequence[RowTask], parts: Mapping[str, Sequence[Walk]]
-) -> tuple[list[RowTask], list[str]]:
-    """The rows for which every walk finds a memory, and of each other row why it does not."""
-    able, reasons = [], []
-    for task in tasks:
-        try:
-            for part in parts.values():
-                metas = [walk.meta for walk in part]
-                for i in range(len(metas)):
-                    partner(metas, i, task.method.memory)
+        for walk in (walk for part in parts.values() for walk in part):
+            check_cut(walk.meta, task.world)
+        fault = _nobody_lends(task, parts)
+        if fault and not drop:
+            raise ValueError(fault)
+        if fault:
+            print(f"row {task.name} is left out: {fault}")
+        else:
             able.append(task)
+    return able
+
+
+def _nobody_lends(task: RowTask, parts: Mapping[str, Sequence[Walk]]) -> str:
+    """Why a walk finds no memory; "" where all find one."""
+    for part in parts.values():
+        metas = [walk.meta for walk in part]
+        try:
+            for i in range(len(metas)):
+                partner(metas, i, task.method.memory)
         except ValueError as error:
-            reasons.append(f"row {task.name} is left out: {error}")
-    return able, reasons
+            return str(error)
+    return ""

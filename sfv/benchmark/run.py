@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sfv.benchmark.generate import Maker, RowTask, num_undone, num_videos
 from sfv.benchmark.kept import Kept
 from sfv.benchmark.methods import BASE, CONTROLS, Method, Protocol
 from sfv.benchmark.report import spread_lines, write_outputs
-from sfv.benchmark.rows import check_rows, lendable, rows_of_models, rows_of_videos
+from sfv.benchmark.rows import checked, rows_of_models, rows_of_videos
 from sfv.benchmark.score import by_part, score_videos
 from sfv.benchmark.seeds import averaged, folder_of, spread
 from sfv.benchmark.spec import DATA_ROOT, DEFINITION, Benchmark, BenchmarkError, find_benchmark
@@ -87,25 +88,32 @@ def benchmark(
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")
     walks = _walks(spec, data, make_data, parts)
     of_part = {part: [walk for walk in walks if walk.part == part] for part in parts}
-    if rows is None:
-        tasks, reasons = lendable(tasks, of_part)
-        print("\n".join(reasons), end="\n" if reasons else "")
-    check_rows(tasks, of_part)
+    tasks = checked(tasks, of_part, drop=rows is None)
     claim_folder(out, MARKER, "a benchmark's folder")
     write_json(out / MARKER, {"benchmark": spec.label, "lengths": lengths, "seeds": seeds})
     _generate(out, tasks, wanted, of_part, generation, sampled)
     found = {task.name: _folders(out, task, wanted, sampled, generation.seed) for task in tasks}
-    found |= {name: [theirs]} if theirs else {}
-    content = _measured(
-        Truth(spec, walks, generation.seed), found, out, fvd, sampled if seeds is not None else None
-    )
-    content["settings"] = _settings(spec, walks, tasks, generation, videos) | (
-        {} if seeds is None else {"seeds": sampled}
-    )
-    content["undone"] = {
-        task.name: sum(num_undone(folders, parts) for folders in found[task.name]) for task in tasks
+    undone = {
+        row: sum(num_undone(folders, parts) for folders in of_seeds)
+        for row, of_seeds in found.items()
     }
-    write_outputs(out, walks, {row: folders[0] for row, folders in found.items()}, content, spec)
+    found |= {name: [theirs]} if theirs else {}
+    truth = Truth(spec, walks, generation.seed)
+    content = _measured(truth, found, out, fvd, None if seeds is None else sampled)
+    settings = _settings(spec, walks, tasks, generation, videos)
+    settings |= {} if seeds is None else {"seeds": sampled}
+    _tell(out, truth, found, content | {"settings": settings, "undone": undone})
+
+
+def _tell(
+    out: Path,
+    truth: Truth,
+    found: Mapping[str, Sequence[Mapping[Protocol, Path]]],
+    content: Mapping[str, Any],
+) -> None:
+    """Write what the call leaves, with the first seed's videos, and print the table."""
+    shown = {row: of_seeds[0] for row, of_seeds in found.items()}
+    write_outputs(out, truth.walks, shown, content, truth.benchmark)
     print(format_table(content))
     print("\n".join(spread_lines(content)))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
@@ -148,14 +156,14 @@ def _generate(
     total = len(seeds) * num_videos(methods, protocols, num_walks)
     with tqdm(total=total, desc="generate", unit="video") as bar:
         for seed in seeds:
-            sampled = replace(generation, seed=seed)
-            maker = Maker(
-                lambda row, seed=seed: folder_of(out / "rows" / row, seed, generation.seed),
-                sampled,
-                bar.update,
-            )
+            folders = partial(_folder, out, seed=seed, first=generation.seed)
+            maker = Maker(folders, replace(generation, seed=seed), bar.update)
             for part in parts.values():
                 maker.make_part(tasks, protocols, part)
+
+
+def _folder(out: Path, row: str, seed: int, first: int) -> Path:
+    return folder_of(out / "rows" / row, seed, first)
 
 
 def _folders(
@@ -163,11 +171,7 @@ def _folders(
 ) -> list[dict[Protocol, Path]]:
     """Folders of a row's videos, by protocol, for each seed."""
     return [
-        {
-            p: folder_of(out / "rows" / task.name, seed, first) / p
-            for p in wanted
-            if p in task.method.protocols
-        }
+        {p: _folder(out, task.name, seed, first) / p for p in wanted if p in task.method.protocols}
         for seed in seeds
     ]
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Shaped, UInt8
-from scipy.ndimage import label
+from jaxtyping import Bool, Float, Float64, Int, Shaped, UInt8
 from torch import Tensor
 
 COLOUR_DISTANCE = 120.0
@@ -28,14 +27,27 @@ def locate(
     """
     apart = np.linalg.norm(frame.astype(np.float64) - np.asarray(colour), axis=2)
     weights = np.clip(1 - apart / COLOUR_DISTANCE, 0, None)
-    blobs, count = label(weights > 0, structure=np.ones((3, 3)))
-    if count == 0:
+    blobs = _blobs(weights > 0)
+    if not blobs.any():
         return None
     sums = np.bincount(blobs.ravel(), weights.ravel())
     sums[0] = 0
     blob = np.where(blobs == sums.argmax(), weights, 0)
     rows, columns = np.mgrid[: frame.shape[0], : frame.shape[1]] + 0.5
     return float((columns * blob).sum() / blob.sum()), float((rows * blob).sum() / blob.sum())
+
+
+def _blobs(mask: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, "height width"]:
+    """One number for each set of touching pixels, also by their corners; 0 outside."""
+    height, width = mask.shape
+    numbers = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        wide = np.pad(numbers, 1)
+        near = [wide[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        spread = np.where(mask, np.max(near, axis=0), 0)
+        if np.array_equal(spread, numbers):
+            return numbers
+        numbers = spread
 
 
 def project(

@@ -9,6 +9,7 @@ import torch
 
 from sfv.benchmark.generate import Maker, RowTask
 from sfv.benchmark.methods import Method, standard
+from sfv.benchmark.rows import checked
 from sfv.benchmark.spec import find_benchmark
 from sfv.benchmark.videos import read_video, write_video
 from sfv.benchmark.walks import load_walks
@@ -211,6 +212,18 @@ def test_wrong_requests_are_refused(made_up, world, tmp_path, capsys, changes, s
     ckpt = {"ckpt": world} if changes else {}
     assert said in refused(capsys, *arguments(made_up, tmp_path / "o", **ckpt, **changes))
     assert not (tmp_path / "o").exists()
+
+
+def test_a_row_that_nobody_asked_for_is_left_out_where_no_walk_can_lend(made_up, world, capsys):
+    """The two longer walks are in one scene each."""
+    model = WorldModel.load(world)
+    tasks = [RowTask(row, standard(FastSettings(1))[row], model) for row in ROWS]
+    parts = {"return-20": load_walks(find_benchmark(str(made_up)), made_up, ["return-20"])}
+    kept = [task.name for task in checked(tasks, parts, drop=True)]
+    assert kept == [row for row in ROWS if row != "other_walk"]
+    assert "row other_walk is left out: memory: other_walk needs another" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="other_walk needs another walk in scene 'yard-0'"):
+        checked(tasks, parts, drop=False)
 
 
 def test_rows_that_cannot_be_are_refused():

@@ -14,6 +14,7 @@ from sfv.benchmark.spec import (
     find_benchmark,
     shipped,
 )
+from sfv.data.objects import SceneObject
 from tests.benchmark.make import make_walk
 
 
@@ -32,7 +33,11 @@ def test_a_shipped_benchmark_is_whole(name):
 
 
 def test_the_benchmarks_that_the_docs_promise_are_shipped():
-    assert {"doom-return", "maze-return", "doom-return-tiny"} <= set(shipped())
+    assert set(shipped()) == {
+        "block-return", "doom-return", "doom-return-tiny", "maze-return", "robot-return",
+    }  # fmt: skip
+    assert find_benchmark("robot-return").objects == ["crop", "place", "there"]
+    assert find_benchmark("doom-return").objects == ()
     assert set(find_benchmark("doom-return-tiny").options["maps"]) <= set(MAPS["test"])
     for name in ("doom-return", "maze-return"):
         parts = find_benchmark(name).parts.values()
@@ -43,7 +48,9 @@ def test_the_benchmarks_that_the_docs_promise_are_shipped():
 
 
 def test_an_unknown_benchmark_is_told_which_there_are(tmp_path):
-    with pytest.raises(BenchmarkError, match=r"no benchmark 'doom'; allowed: doom-return, .*maze-"):
+    with pytest.raises(
+        BenchmarkError, match=r"no benchmark 'doom'; allowed: block-return, .*maze-"
+    ):
         find_benchmark("doom")
     with pytest.raises(BenchmarkError, match=r"a folder that python -m data_tools\.benchmark made"):
         find_benchmark(str(tmp_path))
@@ -51,7 +58,10 @@ def test_an_unknown_benchmark_is_told_which_there_are(tmp_path):
 
 def test_a_damaged_definition_says_what_it_needs(tmp_path):
     text = (spec.SPECS / "doom-return-tiny.yaml").read_text()
-    for wrong in (text.replace("seed:", "sed:"), text.replace("walk:", "wlak:"), "[", "just words"):
+    for wrong in (
+        text.replace("seed:", "sed:"), text.replace("walk:", "wlak:"), "[", "just words",
+        f"objects: [smell]\n{text}",
+    ):  # fmt: skip
         (tmp_path / "mine.yaml").write_text(wrong)
         with pytest.raises(
             BenchmarkError, match=r"mine\.yaml: is no definition .* needs name, ver"
@@ -96,6 +106,27 @@ def test_a_loop_turns_with_the_chunk_in_which_a_place_comes_again(made_up):
     for first, turn in ((8, 8), (9, 8), (10, 10)):
         late = replace(meta, revisits=((3, 19), (2, first)))
         assert replace(benchmark, parts=parts).turn_of(late) == turn
+
+
+def test_where_things_are_belongs_to_the_hash_and_how_they_look_does_not():
+    meta = make_walk("return-12-00").meta
+    puck = SceneObject("puck", (9, 9, 9), ((0, 0, 4, 4),) * 12, ((1.0, 2.0, 3.0),) * 12)
+    known = replace(meta, objects=(puck,))
+    looks = replace(puck, colour=None, boxes=(None,) * 12)
+    assert content_hash(replace(known, objects=(looks,))) == content_hash(known)
+    moved = replace(puck, places=((1.0, 2.0, 4.0), *puck.places[1:]))
+    hashes = {content_hash(replace(meta, objects=things)) for things in ((), (puck,), (moved,))}
+    assert len(hashes) == 3
+
+
+def test_the_way_back_to_what_was_built_is_the_end_that_shows_known_places_alone(made_up):
+    benchmark = find_benchmark(str(made_up))
+    parts = benchmark.parts | {"return-20": Part("landmark", 9, 2, 300)}
+    meta = make_walk("return-20-00").meta
+    early = ((0, 5), (1, 6), (2, 7))
+    for back in (14, 16):
+        pairs = (*early, *((0, frame) for frame in range(back, 20)))
+        assert replace(benchmark, parts=parts).turn_of(replace(meta, revisits=pairs)) == back
 
 
 def test_too_few_and_too_many_episodes_are_counted(made_up):

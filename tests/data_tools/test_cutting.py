@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from data_tools.cutting import CutSettings, fit_frame, in_chunks, piece_meta, pieces, resample
+from sfv.data.objects import SceneObject
 from sfv.data.schema import Action, SchemaError, validate
 from tests.data.make import make_meta
 
@@ -114,3 +115,11 @@ def test_small_frames_grow() -> None:
 def test_impossible_settings_are_named(change: dict[str, float], message: str) -> None:
     with pytest.raises(SchemaError, match=message):
         CutSettings(**change)
+
+
+def test_things_follow_the_frames() -> None:
+    boxes = tuple((i, 0, i + 1, 1) for i in range(12))
+    puck = SceneObject("puck", None, boxes, ((0.0, 0.0, 1.0), None) * 6, ((4, 2), (11, 2)))
+    (cut,) = piece_meta(make_meta(objects=(puck,)), np.arange(2, 10, 2), 0).objects
+    assert cut.boxes == (boxes[2], boxes[4], boxes[6], boxes[8]) and cut.without == ((1, 0),)
+    assert cut.places == ((0.0, 0.0, 1.0),) * 4

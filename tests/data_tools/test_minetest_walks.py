@@ -1,8 +1,10 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from data_tools.collect.minetest_objects import box_of, built_object, in_sight
 from data_tools.collect.minetest_walks import (
     CHUNK_FRAMES,
     EDIT_FRAME,
@@ -215,3 +217,39 @@ def test_steps_are_those_of_the_game() -> None:
     for walk in many(explore, 8, 2):
         for one, other in pairwise(walk.views):
             assert np.hypot(one.x - other.x, one.y - other.y) < STEP_BLOCKS + 1e-6
+
+
+def test_a_block_is_seen_where_it_stands() -> None:
+    """Eye 2.225 above the ground's blocks; 45.5 degrees to each side; the face 2 blocks ahead."""
+    land = ground()
+    view = View(80.0, -70.0, 0.0)
+    height = round(land.height(80.0, -70.0))
+    left, top, right, bottom = box_of(view, land, (82, height + 1, -70), 64) or (0, 0, 0, 0)
+    assert left + right == 64 and 20 < left < 24, "straight ahead"
+    assert 32 < top < bottom == 64, "below the horizon"
+    turned = box_of(replace(view, yaw=30.0), land, (82, height + 1, -70), 64)
+    assert turned is not None and turned[0] > 40, "the walker turned left"
+    assert box_of(replace(view, yaw=180.0), land, (82, height + 1, -70), 64) is None
+
+
+def test_a_hill_or_a_tree_hides_a_block() -> None:
+    heights = np.zeros((40, 40), dtype=np.int64)
+    view, place = View(75.0, -70.0, 0.0), (85, 1, -70)
+    assert in_sight(view, ground(heights), place)
+    for hidden in (2, NOBODY):
+        heights[10, 10] = hidden
+        assert not in_sight(view, ground(heights), place)
+
+
+def test_what_was_built_is_known_by_frame() -> None:
+    (walk,) = many(landmark, 14, 1)
+    thing = built_object(walk, ground(), 64)
+    edit = walk.edits[-1]
+    assert thing.name == ("hole" if edit.node == "air" else "block")
+    assert thing.places[: edit.frame] == (None,) * edit.frame
+    assert set(thing.places[edit.frame :]) == {(edit.place[0], edit.place[2], edit.place[1])}
+    assert (len(walk.views) - 1, edit.frame - 1) in thing.without, (
+        "the walk ends where it was built"
+    )
+    assert thing.boxes[edit.frame] == thing.boxes[-1] is not None
+    assert None in thing.boxes[edit.frame :], "it was lost from sight"

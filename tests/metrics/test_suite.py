@@ -9,7 +9,7 @@ from sfv.metrics.fvd import frechet_distance
 from sfv.metrics.motion import border_jump, motion
 from sfv.metrics.protocol import comparable, paired_difference
 from sfv.metrics.scene_revisit import revisit_psnr
-from sfv.metrics.suite import score_long, score_next_chunk, videos_hash
+from sfv.metrics.suite import score_long, score_next_chunk, score_true, videos_hash
 from tests.metrics.scenes import Corners, noisy, pan, walk
 
 LENGTHS = (12, 9, 14, 12)
@@ -135,6 +135,27 @@ def test_long_scores_are_those_of_the_parts() -> None:
     assert scores["src_floor"].value < scores["src"].value < 100
     assert scores["return_psnr"].passport.protocol == "return"
     assert scores["src"].passport.network == "thirds"
+
+
+def test_ceilings_that_were_measured_before_are_the_same_to_the_last_bit() -> None:
+    videos, true, visits = _walks()
+    given = {"chunk_frames": 4, "fps": 8, "frame_features": Thirds(), "seed": 3}
+    told: list[str] = []
+    known = score_true(true, visits, **given)
+    scores = score_long(
+        videos,
+        visits,
+        reference=true,
+        ceilings=known,
+        progress=lambda w, *_: told.append(w),
+        **given,
+    )
+    assert scores == score_long(videos, visits, reference=true, **given)
+    assert told.count("scuts") == len(videos) + 1, "of the videos alone"
+    with pytest.raises(
+        ValueError, match=r"scuts_ceiling is of the true videos .* give what score_t"
+    ):
+        score_long(videos, visits, reference=videos, ceilings=known, **given)
 
 
 def test_without_reference_there_is_no_ceiling_and_no_visits_count_nothing() -> None:
