@@ -141,6 +141,36 @@ METRICS = {
         ),
     )
 }  # fmt: skip
+_OF_OBJECTS = (
+    Metric(
+        "object_psnr", "Object PSNR", "higher", "dB", 2,
+        "PSNR of the thing's part of the picture against the true one.", _BACK,
+    ),
+    Metric(
+        "object_lpips", "Object LPIPS", "lower", "", 3,
+        "Perceptual distance of the thing's part of the picture from the true one.", _BACK,
+    ),
+    Metric(
+        "object_pixels", "Object off by", "lower", "pixels", 2,
+        "Distance of the thing, found by its colour, from where it should be.", _BACK,
+    ),
+    Metric(
+        "object_metres", "Object off by", "lower", "m", 3,
+        "The same on the table, by the camera's calibration.", _BACK,
+    ),
+    Metric(
+        "object_there", "Object there", "higher", "% of frames", 1,
+        "Frames whose part with the thing is nearer to the true one than to one without it.", _BACK,
+    ),
+)  # fmt: skip
+METRICS |= {metric.name: metric for metric in _OF_OBJECTS}
+METRICS |= {
+    f"open_{metric.name}": replace(
+        metric, name=f"open_{metric.name}", label=f"Open {metric.label[0].lower()}{metric.label[1:]}",
+        group=_LONG,
+    )
+    for metric in _OF_OBJECTS
+}  # fmt: skip
 
 COMPANIONS = {
     "fvd_floor": (
@@ -155,7 +185,10 @@ COMPANIONS = {
     ),
     "src_floor": ("floor", "The same with the visits exchanged: another place of the same world."),
     "_ceiling": ("true video", "What the true video scores."),
-    "_floor": ("floor", "What the true video scores with another of its places on the way back."),
+    "_floor": (
+        "floor",
+        "What the true video scores with another of its places, or without the thing, on the way back.",
+    ),
 }
 """Names (or, with a leading underscore, endings) of what stands beside a metric."""
 

@@ -18,6 +18,7 @@ from data_tools.collect.runner import MissingEngine, Skipped, collect
 from data_tools.files import find_episodes
 from sfv.data.schema import SchemaError
 from sfv.data.stages import decode_mp4
+from sfv.metrics.objects import locate, project
 
 SIZE = 32
 SETTINGS = metaworld.Settings("train", "policy", ("door-close", "drawer-open"), SIZE, 4, 0)
@@ -114,6 +115,38 @@ def test_the_arm_looks_the_same_when_it_is_back(returned: Film) -> None:
     assert psnr and middle and psnr[0] >= metaworld.MIN_RETURN_PSNR > middle[0] + 3
 
 
+@pytest.fixture(scope="module")
+def walked(engine_is_there: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One walk, by the command."""
+    folder = tmp_path_factory.mktemp("walk")
+    args = ["--out", str(folder), "--episodes", "1", "--workers", "1", "--size", "64"]
+    assert metaworld.main([*args, "--walk", "return", "--chunks", "23", "--every", "4"]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_a_walk_has_whole_chunks_and_knows_where_the_puck_is_seen(walked: Path) -> None:
+    ((meta, path),) = find_episodes([walked])
+    frames = decode_mp4(path.read_bytes())
+    assert {action.stop - action.start for action in meta.actions} == {8}
+    assert len(meta.actions) == 23 and meta.num_frames == len(frames) == 184
+    texts = [action.text for action in meta.actions]
+    assert texts[0] == texts[-1] == "wait" and texts[11] in ("wait", "withdraw the hand")
+    assert texts.index("carry the puck to the goal") < 12 <= texts.index("carry the puck back")
+    (puck,) = meta.objects
+    assert {first for first, _ in meta.revisits} == {0} and meta.revisits[-1][1] == 183
+    for frame in (0, 95, 183):
+        box, place, colour = puck.boxes[frame], puck.places[frame], puck.colour
+        assert box and place and colour and meta.camera
+        found = locate(frames[frame], colour)
+        assert found == pytest.approx(project(np.array(meta.camera), place), abs=1.0)
+        assert box[0] <= found[0] <= box[2] and box[1] <= found[1] <= box[3]
+    assert np.linalg.norm(np.subtract(puck.places[183], puck.places[0])) < 0.02
+    assert np.linalg.norm(np.subtract(puck.places[95], puck.places[0])) > 0.1
+    assert puck.without == tuple((later, 95) for _, later in meta.revisits)
+    assert meta.poses and np.ptp(np.array(meta.poses)[[0, 95, 183], :3], axis=0).max() < 0.01
+
+
 @pytest.mark.slow
 def test_a_policy_that_fails_is_skipped(
     engine_is_there: None, monkeypatch: pytest.MonkeyPatch
@@ -154,6 +187,10 @@ def test_held_out_tasks_stand_in_the_test_split_alone() -> None:
     [
         ({"tasks": ("door-lock",)}, "--tasks door-lock: not a task of --split train --play policy"),
         ({"play": "return"}, "--tasks door-close: not a task of .* --play return; its tasks: pick"),
+        (
+            {"play": "walk", "tasks": ("pick-place",), "chunks": 8},
+            "--chunks 8: a return walk needs",
+        ),
         ({"size": 33}, "--size 33: allowed are even numbers from 32"),
         ({"every": 3}, "--every 3: allowed are"),
     ],
@@ -161,6 +198,12 @@ def test_held_out_tasks_stand_in_the_test_split_alone() -> None:
 def test_settings_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(SchemaError, match=message):
         dataclasses.replace(SETTINGS, **changes)
+
+
+def test_settings_without_chunks_are_hashed_as_they_were() -> None:
+    assert "chunks" not in SETTINGS.settings()
+    walk = dataclasses.replace(SETTINGS, play="walk", tasks=("pick-place",), chunks=21)
+    assert walk.settings()["chunks"] == 21
 
 
 def test_missing_metaworld_gives_the_install_line(

@@ -22,6 +22,7 @@ from data_tools.collect.minetest_engine import (
     require_minetest,
 )
 from data_tools.collect.minetest_film import frame_psnr, little_to_see, pose_of
+from data_tools.collect.minetest_objects import box_of
 from data_tools.collect.minetest_walks import (
     NOBODY,
     Edit,
@@ -285,6 +286,12 @@ def test_axes_of_the_game(game: Minetest, meadow: Ground) -> None:
     for place, node in before:
         game.put(place, node)
     red = lambda picture: (picture[..., 0] - picture[..., 1] > 60) & (picture[..., 2] < 90)  # noqa: E731
+    rows, columns = np.nonzero(red(east))
+    seen = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    box = box_of(View(x, y, 0), meadow, placed[0][0], 48)
+    assert box == pytest.approx(np.array(seen) / 2, abs=1.5), (
+        "what is drawn is where it was computed"
+    )
     assert red(east)[48:, 32:64].mean() > 0.2 and red(north).mean() < 0.01
     assert (north[48:, 32:64, 2] - north[48:, 32:64, 0]).max() > 40
     assert red(up).mean() < 0.01 and up[..., 2].mean() > up[..., 0].mean() + 30
@@ -317,6 +324,11 @@ def test_a_block_that_was_placed_is_there_on_the_way_back(tmp_path: Path) -> Non
     assert frame_psnr(built, last) >= minetest.MIN_RETURN_PSNR
     assert frame_psnr(untouched, last) < minetest.MAX_LANDMARK_PSNR
     assert frame_psnr(frames[-12], last) < 30
+    (thing,) = meta.objects
+    assert (95, 11) in thing.without and thing.boxes[12] == thing.boxes[95]
+    left, top, right, bottom = thing.boxes[95] or (0, 0, 0, 0)
+    change = np.abs(frames[12].astype(int) - frames[11]).sum(axis=2)
+    assert change[top:bottom, left:right].sum() > 0.7 * change.sum()
     for first, later in meta.revisits:
         assert frame_psnr(frames[first], frames[later]) >= minetest.MIN_RETURN_PSNR
         assert meta.poses is not None and meta.poses[first] == meta.poses[later]
