@@ -17,7 +17,14 @@ from sfv.benchmark.report import spread_lines, write_outputs
 from sfv.benchmark.rows import checked, rows_of_models, rows_of_videos
 from sfv.benchmark.score import by_part, score_videos
 from sfv.benchmark.seeds import averaged, folder_of, spread
-from sfv.benchmark.spec import DATA_ROOT, DEFINITION, Benchmark, BenchmarkError, find_benchmark
+from sfv.benchmark.spec import (
+    DATA_ROOT,
+    DEFINITION,
+    Benchmark,
+    BenchmarkError,
+    find_benchmark,
+    known_in,
+)
 from sfv.benchmark.truth import Truth
 from sfv.benchmark.videos import read_videos
 from sfv.benchmark.walks import Walk, chosen_parts, load_walks
@@ -86,7 +93,9 @@ def benchmark(
     theirs = {} if videos is None else rows_of_videos(videos, wanted)
     if name in {task.name for task in tasks} and videos is not None:
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")
-    walks = _walks(spec, data, make_data, parts)
+    where = _data(spec, data, make_data)
+    spec = known_in(spec, where)
+    walks = load_walks(spec, where, parts)
     of_part = {part: [walk for walk in walks if walk.part == part] for part in parts}
     tasks = checked(tasks, of_part, drop=rows is None)
     claim_folder(out, MARKER, "a benchmark's folder")
@@ -135,12 +144,13 @@ def check_seeds(seeds: int | list[int] | None, default: int) -> list[int]:
     return listed
 
 
-def _walks(spec: Benchmark, data: Path | None, make: bool, parts: Sequence[str]) -> list[Walk]:
+def _data(spec: Benchmark, data: Path | None, make: bool) -> Path:
+    """The folder of the data, made where it is missing and that was asked for."""
     beside = spec.source.parent if spec.source.name == DEFINITION else DATA_ROOT / spec.name
     where = data or beside
     if make and not (where / spec.split).is_dir():
         make_data_by_tool(spec, where)
-    return load_walks(spec, where, parts)
+    return where
 
 
 def _generate(

@@ -178,6 +178,23 @@ def find_benchmark(which: str) -> Benchmark:
     )
 
 
+def known_in(benchmark: Benchmark, data: Path) -> Benchmark:
+    """A benchmark that ships no manifest, with the one that was recorded when these data were made.
+
+    Raises:
+        BenchmarkError: the data are of another benchmark.
+    """
+    if benchmark.episodes or not (data / MANIFEST).is_file():
+        return benchmark
+    found = find_benchmark(str(data))
+    if (found.label, found.parts) != (benchmark.label, benchmark.parts):
+        raise BenchmarkError(
+            f"{data} holds {found.label} with the parts {', '.join(found.parts)}; asked for is "
+            f"{benchmark.label} with {', '.join(benchmark.parts)}: give another --data"
+        )
+    return found
+
+
 def data_command(benchmark: Benchmark, data: Path) -> list[str]:
     """Arguments behind `python -m` that make the data."""
     shipped_one = benchmark.source.parent == SPECS

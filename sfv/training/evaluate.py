@@ -113,7 +113,8 @@ def measure(
         },
     )
     both = [("fast", "none")] if {"fast", "none"} <= scores.keys() else []
-    report["differences"] = paired_differences(scores, both)
+    by_name: dict[str, dict[str, MetricValue]] = {row: scores[row] for row in rows}
+    report["differences"] = paired_differences(by_name, both)
     report["curves"] = curves(videos)
     if extra.curves:
         found = extra_curves(world, episodes, videos, generation.seed)

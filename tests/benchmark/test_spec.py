@@ -12,13 +12,29 @@ from sfv.benchmark.spec import (
     check_complete,
     content_hash,
     find_benchmark,
+    known_in,
     shipped,
 )
 from sfv.data.objects import SceneObject
 from tests.benchmark.make import make_walk
 
 
-@pytest.mark.parametrize("name", shipped())
+RECORDED = "block-return"
+"""Ships no manifest: which walks are kept depends on when Minetest's pictures are complete."""
+
+
+def test_a_benchmark_without_a_manifest_takes_the_one_of_its_data(tmp_path, made_up):
+    shipped_one, data = find_benchmark(RECORDED), find_benchmark(str(made_up))
+    assert not shipped_one.episodes and known_in(shipped_one, tmp_path) == shipped_one
+    bare = replace(data, episodes={}, source=tmp_path)
+    assert known_in(bare, made_up) == data
+    with pytest.raises(
+        BenchmarkError, match=r"holds made-up 1 with the parts return-12, return-20;"
+    ):
+        known_in(shipped_one, made_up)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name != RECORDED])
 def test_a_shipped_benchmark_is_whole(name):
     benchmark = find_benchmark(name)
     assert benchmark.name == name and benchmark.split == "test"
