@@ -18,7 +18,6 @@ from sfv.benchmark.spec import (
 from sfv.data.objects import SceneObject
 from tests.benchmark.make import make_walk
 
-
 RECORDED = "block-return"
 """Ships no manifest: which walks are kept depends on when Minetest's pictures are complete."""
 
