@@ -8,7 +8,7 @@ from sfv.benchmark.methods import Method, Protocol, standard
 from sfv.benchmark.spec import BenchmarkError
 from sfv.benchmark.videos import protocols_in
 from sfv.benchmark.walks import Walk
-from sfv.models.world_model import MODEL_FILE, WorldModel
+from sfv.models.world_model import WorldModel
 from sfv.training.generate import GenerationSettings
 from sfv.training.generate import check_episode as check_cut
 from sfv.training.way_back import partner
@@ -47,7 +47,7 @@ def rows_of_models(
         raise BenchmarkError(
             f"no row {unknown[0]!r} in the protocol {' or '.join(wanted)}; allowed: {', '.join(able)}"
         )
-    world = _load(ckpt)
+    world = WorldModel.load(ckpt)
     tasks = [RowTask(row, known[row], world) for row in names]
     for given in [also] if isinstance(also, str) else also or []:
         row, equals, folder = given.partition("=")
@@ -56,13 +56,8 @@ def rows_of_models(
                 f"--also {given}: allowed is NAME=FOLDER with a name that no other row has, e.g. "
                 "fast_loop=runs/loop/model"
             )
-        tasks.append(RowTask(row, known["fast"], _load(Path(folder))))
+        tasks.append(RowTask(row, known["fast"], WorldModel.load(Path(folder))))
     return tasks
-
-
-def _load(folder: Path) -> WorldModel:
-    inner = folder / "model"
-    return WorldModel.load(inner if (inner / MODEL_FILE).is_file() else folder)
 
 
 def checked(
