@@ -66,7 +66,7 @@ def score_objects(
     `NAME_ceiling` is what the true first visit scores, `NAME_floor` a true frame without the thing.
 
     Args:
-        measures: which; see `MEASURES`.
+        measures: which; see `chosen`.
         walks: the truth.
         videos: of the same walks, whole.
         base: passport of the protocol's other scores.
