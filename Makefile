@@ -15,19 +15,24 @@ pip := $(bin)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 # Debian packages whose worlds' tests are skipped without them; installed where that is allowed: as root.
 DEBIAN_WORLDS := minetest minetest-data minetest-server xvfb xauth libegl1 libegl-mesa0 libgl1-mesa-dri libgl1
 
+# Files of requirements that an installation takes its packages from.
+AUDITED := run cluster data docs play worlds dev
+
 # A real SLURM, which the tests of tests/cluster start on loopback.
 DEBIAN_SLURM := slurmctld slurmd slurm-client munge
 
 # A real browser, in which the tests open the reports, TensorBoard and the rating page.
 DEBIAN_BROWSER := chromium
 
-.PHONY: demo test check format lint types imports clean help
+.PHONY: demo test check format lint types imports docs audit clean help
 
 help:
 	@echo "make demo [QUICK=1]   collect, train, roll out and measure; report in $(OUT)"
 	@echo "make test             run the tests: all that CI runs"
 	@echo "make check            format, lint, types and import rules first, then the tests"
 	@echo "make format           rewrite the code in house format"
+	@echo "make docs             build the documentation site in site/; warnings are errors"
+	@echo "make audit            ask PyPI's advisory service about every pinned package"
 	@echo "make clean            remove $(VENV) and caches (runs/ and data/ stay)"
 
 demo: $(VENV)/.run
@@ -53,6 +58,17 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(bin)/lint-imports
 
+# NO_MKDOCS_2_WARNING: the theme's notice about a later MkDocs, which the pins keep out.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict --quiet
+	@echo "Open site/index.html; searching needs a server: $(bin)/python -m http.server --directory site"
+
+# --strict: a package about which nothing can be learned fails the audit; nothing passes unasked.
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) pip-audit
+	$(VENV)-audit/bin/python -m pip_audit --strict --disable-pip --no-deps $(foreach file,$(AUDITED),-r requirements/$(file).txt)
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"sfv needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Set PYTHON=python3.11, say.")'
 	$(PYTHON) -m venv $(VENV)
@@ -65,8 +81,8 @@ $(VENV)/.run: $(VENV)/bin/python requirements/run.txt requirements/weights.txt s
 	$(pip) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt requirements/worlds.txt requirements/cluster.txt requirements/play.txt
-	$(pip) -r requirements/data.txt -r requirements/cluster.txt -r requirements/play.txt -r requirements/worlds.txt -r requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt requirements/worlds.txt requirements/cluster.txt requirements/play.txt requirements/docs.txt
+	$(pip) -r requirements/data.txt -r requirements/cluster.txt -r requirements/play.txt -r requirements/worlds.txt -r requirements/docs.txt -r requirements/dev.txt
 	@touch $@
 
 $(VENV)/.worlds: $(VENV)/.dev
@@ -96,4 +112,4 @@ $(VENV)/.browser: $(VENV)/.dev
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

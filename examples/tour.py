@@ -1,6 +1,6 @@
 """Fast learning in 60 lines of library calls: `python -m examples.tour`, under a minute on one CPU core.
 
-Films two walks in the engine of Doom, trains a tiny Φ on one for 40 slow steps, and lets Θ learn the other chunk by
+Films two walks in the engine of Doom, trains a tiny Φ on one for 24 slow steps, and lets Θ learn the other chunk by
 chunk. Such a Φ makes no pictures worth looking at; the numbers show what Θ does.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from data_tools.collect import doom
+from data_tools.collect.runner import collect
 from sfv import rng
 from sfv.data.schema import from_json
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
@@ -28,10 +29,11 @@ CHUNK, CHUNKS = 8, 5
 
 
 def film(folder: Path, split: str) -> tuple[torch.Tensor, list[str]]:
-    """A walk of 40 frames of 64x64 pixels on a map of this split, `1 t 3 64 64`, and its actions."""
-    words = f"--out {folder} --split {split} --walk return --episodes 1 --workers 1"
-    doom.main([*words.split(), f"--chunks={CHUNKS}"])
-    meta = from_json(next(folder.glob("doom*.json")).read_text())
+    """A walk of 40 frames on a map of this split, `1 t 3 64 64`, and its actions."""
+    words = f"--out {folder} --split {split} --walk return --chunks {CHUNKS}"
+    settings = doom.settings_of(doom.parser().parse_args(words.split()))
+    (row,) = collect(settings, folder, episodes=1, workers=1, resume=False)["walks"]
+    meta = from_json((folder / f"{row['id']}.json").read_text())
     return read_start(folder / f"{meta.id}.mp4", CHUNK * CHUNKS), [a.text for a in meta.actions]
 
 
@@ -63,8 +65,8 @@ def main() -> None:
     schedule = NoiseSchedule(prediction_type="v_prediction")
     unet, text = VideoUNet("tiny", text_dim=64), ActionTable(names, text_dim=64)
     model = WorldModel(unet, codec, text, schedule, CHUNK, CHUNK)
-    loss = train(model, codec.encode(other), other_actions, 40)
-    print(f"Φ: 40 slow steps on another walk, loss {loss:.3f}")
+    loss = train(model, codec.encode(other), other_actions, 24)
+    print(f"Φ: 24 slow steps on another walk, loss {loss:.3f}")
 
     latents = codec.encode(walk)
     with TemporalLoRA(unet, r=16, alpha=16.0) as lora:

@@ -17,9 +17,10 @@ import sfv
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sfv", "data_tools", "experiments")
-PINNED = ("run.txt", "data.txt", "worlds.txt", "cluster.txt", "play.txt", "dev.txt")
+PINNED = ("run.txt", "data.txt", "worlds.txt", "cluster.txt", "play.txt", "docs.txt", "dev.txt")
 EXTRAS = {
     "cluster": "cluster.txt data.txt",
+    "docs": "docs.txt",
     "doom": "run.txt",
     "data": "data.txt",
     "lerobot": "data.txt",

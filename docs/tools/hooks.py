@@ -1,12 +1,15 @@
 """What the site adds to the pages in docs/: pages that live elsewhere in the repository, an API page a package,
-figures that follow the switch between light and dark, and equations as MathML. MkDocs calls the functions.
+figures that follow the switch between light and dark, equations as MathML, and the code that does them (where
+a page says <!-- code: FILE FUNCTION -->). MkDocs calls the functions.
 
 Links are written for a plain repository viewer. Here, those between pages of docs/ stay as they are; those from
 or to a page that lives elsewhere are put right.
 """
 
+import ast
 import posixpath
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ ELSEWHERE = {
 PACKAGES = ("sfv", "data_tools", "experiments")
 
 LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)#\s]*)(#[^)\s]*)?(\))")
+CODE = re.compile(r"<!-- code: (\S+) (\S+) -->")
 FIGURE = re.compile(r'<img alt="([^"]*)" src="([^"]*figures/\w+\.svg)" ?/?>')
 
 
@@ -75,7 +79,31 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         link = posixpath.relpath(place, posixpath.dirname(site_path) or ".")
         return f"{before}{link}{anchor or ''}{after}"
 
-    return LINK.sub(replaced, markdown)
+    return CODE.sub(lambda match: code_of(match[1], match[2]), LINK.sub(replaced, markdown))
+
+
+def code_of(path: str, name: str) -> str:
+    """A function's lines without its docstring, as a block with the file above it.
+
+    Raises:
+        LookupError: there is no such function.
+    """
+    source = (ROOT / path).read_text()
+    node: ast.AST = ast.parse(source)
+    for part in name.split("."):
+        inside = [child for child in ast.walk(node) if getattr(child, "name", None) == part]
+        if not inside:
+            raise LookupError(f"{path} has no {name}; mend the <!-- code: --> of the page")
+        node = inside[0]
+    assert isinstance(node, ast.FunctionDef)
+    lines = source.splitlines()
+    first, last = node.lineno - 1, node.end_lineno
+    if ast.get_docstring(node) is not None:
+        quoted = node.body[0]
+        kept = lines[first : quoted.lineno - 1] + lines[quoted.end_lineno : last]
+    else:
+        kept = lines[first:last]
+    return f'\n```python title="{path}"\n{textwrap.dedent(chr(10).join(kept))}\n```\n'
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
