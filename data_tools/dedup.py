@@ -25,6 +25,7 @@ from data_tools.files import episode_files
 from data_tools.near_pairs import near_pairs
 from data_tools.options import SUMMARY, Run, run_of, run_tool, summarise, tool_parser
 from sfv.data.schema import SchemaError
+from sfv.extras import require
 from sfv.files import write_bytes
 
 VERSION = "1"
@@ -217,6 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
 
     def work() -> dict[str, Any]:
+        require("data", "hashes", "imagehash")  # else every episode would be skipped
         settings = DedupSettings(args.frames, args.max_bits)
         return dedup(args.folders, args.out, settings, run_of(args), args.on_duplicate)
 

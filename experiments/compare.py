@@ -12,6 +12,7 @@ from pathlib import Path
 
 from experiments.cluster.measured import PLACES, SEEDS, Run, check_comparable, load_run
 from experiments.cluster.scatter import Point, write_html, write_png
+from sfv.extras import require
 from sfv.files import write_bytes
 from sfv.report.board import write_layout
 from sfv.report.rows import differing_settings
@@ -146,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--metric", help="drawn against cost, e.g. val/loss or fast/psnr")
     args = p.parse_args(argv)
     try:
+        require("cluster", "comparisons", "scipy")
         print(compare(args.runs, args.out, args.metric))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,10 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cluster.launch import Launch, start
-from experiments.cluster.overview import best_lines, status_lines, stop
-from experiments.cluster.site import load_site
-from experiments.cluster.sweep_file import load_sweep
+from sfv.extras import require
 
 VERBS = ("run", "status", "stop", "best")
 
@@ -39,16 +36,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         words.insert(0, "run")
     args = parser().parse_args(words)
     try:
-        if args.verb == "run":
-            launch = Launch(load_site(args.site), args.local, args.dry_run)
-            return start(args.file, launch)
-        sweep = load_sweep(args.file)
-        folder = Path(sweep.out)
-        lines = {"status": status_lines, "stop": stop, "best": best_lines}[args.verb]
-        print("\n".join(lines(folder, sweep)))
+        require("cluster", "sweeps", "optuna")
+        return _run(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _run(args: argparse.Namespace) -> int:
+    from experiments.cluster.launch import Launch, start  # these import Optuna
+    from experiments.cluster.overview import best_lines, status_lines, stop
+    from experiments.cluster.site import load_site
+    from experiments.cluster.sweep_file import load_sweep
+
+    if args.verb == "run":
+        return start(args.file, Launch(load_site(args.site), args.local, args.dry_run))
+    sweep = load_sweep(args.file)
+    lines = {"status": status_lines, "stop": stop, "best": best_lines}[args.verb]
+    print("\n".join(lines(Path(sweep.out), sweep)))
     return 0
 
 

@@ -132,6 +132,6 @@ def modules(folder: Path) -> list[str]:
 
 def api_text(package: str) -> str:
     """The page of a package."""
-    listed = "\n\n".join(f"## {name}\n\n::: {name}\n    options:\n      show_root_heading: false"
+    listed = "\n\n".join(f"## {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false"
                          for name in modules(ROOT.joinpath(*package.split("."))))  # fmt: skip
     return f"# {package}\n\n{listed}\n"
