@@ -106,7 +106,10 @@ def main() -> None:
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3)
     for step in range(200):
         generator = rng.stream(0, "slow", step)
-        noise, t = torch.randn(first.shape, generator=generator), draw_timesteps(1, schedule, generator)
+        noise, t = (
+            torch.randn(first.shape, generator=generator),
+            draw_timesteps(1, schedule, generator),
+        )
         loss = masked_conditional_loss(denoiser, first, text([""]), noise, t, 8, schedule).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -116,7 +119,9 @@ def main() -> None:
     settings = FastSettings(num_steps=20, learning_rate=3e-3, draws_per_step=8, probe_draws=8)
     learner = FastLearner(denoiser, LastLayerLoRA(denoiser), schedule, text, 8, settings)
     (report,) = learner.learn([learner.fresh("walk")], second, ["walk forward"])
-    print(f"held-out loss down by {report.gain:.4f}, drift {report.drift:.3f}, undone: {report.undone}")
+    print(
+        f"held-out loss down by {report.gain:.4f}, drift {report.drift:.3f}, undone: {report.undone}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Fast learning in 60 lines of library calls: `python -m examples.tour`, under a minute on one CPU core.
 
-Films two walks in the engine of Doom, trains a tiny Φ on one for 24 slow steps, and lets Θ learn the other chunk by
-chunk. Such a Φ makes no pictures worth looking at; the numbers show what Θ does.
+Films two walks in the engine of Doom, trains a tiny Φ on one for 24 slow steps, and lets Θ learn the
+other chunk by chunk. Such a Φ makes no pictures worth looking at; the numbers show what Θ does.
 """
 
 import tempfile
@@ -78,8 +78,10 @@ def main() -> None:
     for chunk in chunks:
         report = chunk.learned
         assert report is not None
-        print(f"chunk {chunk.chunk_idx + 1}, {chunk.action:<13}: learned in {report.seconds:.1f} s, held-out loss "
-              f"down by {report.gain:.4f}, drift {report.drift:.3f}")  # fmt: skip
+        print(
+            f"chunk {chunk.chunk_idx + 1}, {chunk.action:<13}: learned in {report.seconds:.1f} s, "
+            f"held-out loss down by {report.gain:.4f}, drift {report.drift:.3f}"
+        )
     print(f"Θ holds {lora.num_weights:,} numbers; Φ is what it was")
 
 

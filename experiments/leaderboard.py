@@ -180,17 +180,21 @@ def _mark(entry: Entry, metric: str) -> str:
     return " *" if (entry.gains[metric] > 0) == (better == "higher") else " (worse)"
 
 
-def between_markers(page: str, text: str, path: Path) -> str:
+def between_markers(
+    page: str, text: str, path: Path, markers: tuple[str, str] = (BEGIN, END)
+) -> str:
     """Replace what stands between the markers.
 
     Raises:
         ValueError: the page does not hold both, in order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(markers[0])
+    _, end, after = rest.partition(markers[1])
     if not begin or not end:
-        raise ValueError(f"{path} has no lines {BEGIN!r} and {END!r}; add both, in this order")
-    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+        raise ValueError(
+            f"{path} has no lines {markers[0]!r} and {markers[1]!r}; add both, in this order"
+        )
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

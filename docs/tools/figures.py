@@ -1,7 +1,7 @@
-"""Draw the figures of the concept pages: python docs/tools/figures.py
+"""Draw the figures of the concept pages: `python docs/tools/figures.py`.
 
-Plain SVG. By itself a figure follows the reader's system, light or dark; the site puts it into the page, where
-it follows the site's switch (`docs/theme/site.css`). A test checks that the files are up to date.
+Plain SVG. By itself a figure follows the reader's system, light or dark; the site puts it into the page,
+where it follows the site's switch (`docs/theme/site.css`). A test checks that the files are up to date.
 """
 
 import sys
@@ -12,7 +12,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1] / "figures"
 
 STYLE = """
-.sfv-figure{--ink:#1f2933;--line:#52606d;--plain:#eef1f4;--slow:#cfe3fa;--fast:#fde1c4;--true:#d5eed8;--new:#e7dcf7}
+.sfv-figure{--ink:#1f2933;--line:#52606d;--plain:#eef1f4;--slow:#cfe3fa;--fast:#fde1c4;--true:#d5eed8;
+--new:#e7dcf7}
 @media (prefers-color-scheme:dark){.sfv-figure{--ink:#e4e7eb;--line:#9aa5b1;--plain:#2c333c;--slow:#1f3f63;
 --fast:#6b4118;--true:#22482a;--new:#43305f}}
 .sfv-figure text{font:14px system-ui,sans-serif;fill:var(--ink);text-anchor:middle}
@@ -26,8 +27,8 @@ STYLE = """
 def svg(title: str, width: int, height: int, parts: list[str]) -> str:
     """A whole figure; sizes in pixels."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="sfv-figure" role="img" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}"><title>{escape(title)}</title><style>{STYLE}</style>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="sfv-figure" role="img" '
+        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"><title>{escape(title)}</title><style>{STYLE}</style>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )
@@ -75,7 +76,7 @@ def frames(x: int, y: int, num: int, colour: str) -> Iterator[str]:
 def slow_learner() -> str:
     """Section 1 of the method."""
     return svg(
-        "Slow learning: clean context frames and noised new frames pass the U-Net; the loss is on the new ones",
+        "Slow learning: clean context and noised new frames pass the U-Net; the loss is on the new ones",
         720,
         200,
         [
@@ -117,7 +118,11 @@ def fast_learner() -> str:
             box(580, 140, 130, 50, "fast", "Θ, with the walk", "for the next chunk"),
             arrow((500, 55), (645, 55), (645, 140)),
             note(570, 45, "Y is the next context"),
-            note(360, 230, "Θ starts fresh in every episode: the denoiser then equals its base exactly"),
+            note(
+                360,
+                230,
+                "Θ starts fresh in every episode: the denoiser then equals its base exactly",
+            ),
         ],
     )
 
@@ -164,9 +169,13 @@ def memories() -> str:
             arrow((360, 88), (400, 88), (400, 37), (440, 37)),
             arrow((360, 102), (440, 102)),
             arrow((360, 116), (400, 116), (400, 167), (440, 167)),
-            box(440, 12, 270, 50, "new", "go on with the walk", "exactly, moments of Adam included"),
+            box(
+                440, 12, 270, 50, "new", "go on with the walk", "exactly, moments of Adam included"
+            ),
             box(440, 77, 270, 50, "fast", "fork, merge, scale, diff, truncate", "sfv memory VERB"),
-            box(440, 142, 270, 50, "true", "export as a PEFT adapter", "read by peft and diffusers"),
+            box(
+                440, 142, 270, 50, "true", "export as a PEFT adapter", "read by peft and diffusers"
+            ),
             note(285, 150, "refused by another base"),
         ],
     )
@@ -202,7 +211,7 @@ def data_path() -> str:
 def evaluation() -> str:
     """A value and its passport."""
     return svg(
-        "Evaluation: rows share actions and noise; each value carries a passport, unlike ones are not compared",
+        "Evaluation: rows share actions and noise; values carry passports, unlike ones are not compared",
         720,
         210,
         [
@@ -213,8 +222,8 @@ def evaluation() -> str:
             arrow((150, 102), (210, 102)),
             box(210, 72, 110, 60, "plain", "metric", "floor, ceiling"),
             arrow((320, 102), (360, 102)),
-            box(360, 45, 170, 114, "new", "value [low, high]", "network hash, frames,", "stride, resize, count,"
-                , "true videos, version"),
+            box(360, 45, 170, 114, "new", "value [low, high]", "network hash, frames,", "stride, resize, count,",
+                "true videos, version"),
             arrow((530, 57), (570, 57)),
             arrow((530, 147), (570, 147)),
             box(570, 30, 140, 54, "true", "equal passports", "paired difference"),

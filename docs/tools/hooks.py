@@ -1,9 +1,11 @@
-"""What the site adds to the pages in docs/: pages that live elsewhere in the repository, an API page a package,
-figures that follow the switch between light and dark, equations as MathML, and the code that does them (where
-a page says <!-- code: FILE FUNCTION -->). MkDocs calls the functions.
+"""What the site adds to the pages in docs/; MkDocs calls the functions.
 
-Links are written for a plain repository viewer. Here, those between pages of docs/ stay as they are; those from
-or to a page that lives elsewhere are put right.
+Pages that live elsewhere in the repository, an API page a package, figures that follow the switch between
+light and dark, equations as MathML, and the code that does them (where a page says
+<!-- code: FILE FUNCTION -->).
+
+Links are written for a plain repository viewer. Here, those between pages of docs/ stay as they are; those
+from or to a page that lives elsewhere are put right.
 """
 
 import ast
@@ -132,6 +134,7 @@ def modules(folder: Path) -> list[str]:
 
 def api_text(package: str) -> str:
     """The page of a package."""
-    listed = "\n\n".join(f"## {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false"
-                         for name in modules(ROOT.joinpath(*package.split("."))))  # fmt: skip
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false"
+    names = modules(ROOT.joinpath(*package.split(".")))
+    listed = "\n\n".join(f"## {name}\n\n::: {name}\n{options}" for name in names)
     return f"# {package}\n\n{listed}\n"
