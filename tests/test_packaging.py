@@ -78,26 +78,31 @@ def test_the_wheel_holds_every_source_and_nothing_else(wheel):
     assert wheel.name == f"sfv-{sfv.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    expected = {
-        str(path.relative_to(ROOT))
-        for package in PACKAGES
-        for pattern in (
-            "*.py",
-            "*.html",
-            "*.lua",
-            "configs/**/*.yaml",
-            "sweeps/**/*.yaml",
-            "specs/*",
-            "reference/**/*",
-            "reference_card.md",
-            "py.typed",
-        )
-        for path in (ROOT / package).rglob(pattern)
-        if path.is_file()
-    }
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *PACKAGES]
+    found = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
+    expected = set(found.stdout.splitlines()) - {"data_tools/README.md"}
     assert {"sfv/py.typed", "sfv/report/report.html", "data_tools/collect/doom.py"} <= expected
-    assert "experiments/configs/doom/tiny.yaml" in expected
+    assert {"experiments/configs/doom/tiny.yaml", "experiments/claims/table1.yaml"} <= expected
     assert names == expected
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_gives_a_command_and_its_data(wheel, tmp_path):
+    """Unpacked beside the pinned packages, from a folder that is no checkout."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import sfv.cli, data_tools.report; "
+        "from importlib.resources import files; "
+        "assert files('sfv').joinpath('benchmark/specs/doom-return.json').is_file(); "
+        "assert 'installed' in sfv.__file__; sys.exit(sfv.cli.main(['--help']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, tmp_path / "installed"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "usage: sfv VERB" in done.stdout
 
 
 @pytest.mark.slow

@@ -28,9 +28,8 @@ def svg(title: str, width: int, height: int, parts: list[str]) -> str:
     """A whole figure; sizes in pixels."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="sfv-figure" role="img" '
-        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"><title>{escape(title)}</title><style>{STYLE}</style>\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
+        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>\n" + "\n".join(parts) + "\n</svg>\n"
     )
 
 
@@ -222,8 +221,8 @@ def evaluation() -> str:
             arrow((150, 102), (210, 102)),
             box(210, 72, 110, 60, "plain", "metric", "floor, ceiling"),
             arrow((320, 102), (360, 102)),
-            box(360, 45, 170, 114, "new", "value [low, high]", "network hash, frames,", "stride, resize, count,",
-                "true videos, version"),
+            box(360, 45, 170, 114, "new", "value [low, high]", "network hash, frames,",
+                "stride, resize, count,", "true videos, version"),
             arrow((530, 57), (570, 57)),
             arrow((530, 147), (570, 147)),
             box(570, 30, 140, 54, "true", "equal passports", "paired difference"),
