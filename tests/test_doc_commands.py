@@ -105,10 +105,18 @@ def test_every_command_is_accepted(command, reader):
     parse(words[1], words[2:])
 
 
-def test_a_wrong_option_is_found(reader, capsys):
-    with pytest.raises(SystemExit):
-        parse("data_tools.write_shards", ["episodes", "--output", "shards"])
-    assert "--out" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("module", "words", "said"),
+    [
+        ("data_tools.write_shards", ["episodes", "--output", "shards"], "--out"),
+        ("sfv.cli", ["fit", "--config", CONFIG, "--model.nothing_such=1"], "nothing_such"),
+        ("sfv.cli", ["board", "runs", "--prot=1"], "prot"),
+    ],
+)
+def test_a_wrong_option_is_found(module, words, said, reader, capsys):
+    with pytest.raises((SystemExit, AssertionError)):
+        parse(module, words)
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
