@@ -69,7 +69,7 @@ def gallery(
     """Make walks with a world model and list them on a page.
 
     Args:
-        model: folder of a world model (the `model` folder of a run).
+        model: folder of a world model or of a run that holds one; `reference` comes with sfv.
         episodes: folder of shards of video; the first walks in it are taken.
         out: gets the pictures; below the page's folder.
         page: gets the list between its markers.
