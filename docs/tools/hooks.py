@@ -37,7 +37,7 @@ ELSEWHERE = {
 PACKAGES = ("sfv", "data_tools", "experiments")
 
 LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)#\s]*)(#[^)\s]*)?(\))")
-CODE = re.compile(r"<!-- code: (\S+) (\S+) -->")
+CODE = re.compile(r"^<!-- code: (\S+) (\S+) -->$", re.MULTILINE)
 FIGURE = re.compile(r'<img alt="([^"]*)" src="([^"]*figures/\w+\.svg)" ?/?>')
 
 
