@@ -70,6 +70,8 @@ def test_the_method_shows_equations_and_the_code_that_does_them(site):
     method = (site / "method.html").read_text()
     assert method.count("<math") == 6
     assert "masked_conditional_loss" in method and "<!-- code:" not in method
+    tour = (site / "tour.html").read_text()
+    assert "TemporalLoRA" in tour and "<!-- code:" not in tour
     figure = (site / "concepts/loop.html").read_text()
     assert 'class="sfv-figure"' in figure and "figures/loop.svg" not in figure
 

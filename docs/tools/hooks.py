@@ -2,7 +2,7 @@
 
 Pages that live elsewhere in the repository, an API page a package, figures that follow the switch between
 light and dark, equations as MathML, and the code that does them (where a page says
-<!-- code: FILE FUNCTION -->).
+<!-- code: FILE FUNCTION -->, or a whole file without a function).
 
 Links are written for a plain repository viewer. Here, those between pages of docs/ stay as they are; those
 from or to a page that lives elsewhere are put right.
@@ -37,7 +37,7 @@ ELSEWHERE = {
 PACKAGES = ("sfv", "data_tools", "experiments")
 
 LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)#\s]*)(#[^)\s]*)?(\))")
-CODE = re.compile(r"^<!-- code: (\S+) (\S+) -->$", re.MULTILINE)
+CODE = re.compile(r"^<!-- code: (\S+)(?: (\S+))? -->$", re.MULTILINE)
 FIGURE = re.compile(r'<img alt="([^"]*)" src="([^"]*figures/\w+\.svg)" ?/?>')
 
 
@@ -84,13 +84,24 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return CODE.sub(lambda match: code_of(match[1], match[2]), LINK.sub(replaced, markdown))
 
 
-def code_of(path: str, name: str) -> str:
-    """A function's lines without its docstring, as a block with the file above it.
+def code_of(path: str, name: str | None = None) -> str:
+    """A file, or one function's lines without its docstring, as a block with the file above it.
 
     Raises:
         LookupError: there is no such function.
     """
     source = (ROOT / path).read_text()
+    lines = source.splitlines() if name is None else function_lines(source, path, name)
+    text = textwrap.dedent("\n".join(lines))
+    return f'\n```python title="{path}"\n{text}\n```\n'
+
+
+def function_lines(source: str, path: str, name: str) -> list[str]:
+    """The lines of `name` (a function, or CLASS.METHOD) without its docstring.
+
+    Raises:
+        LookupError: there is no such function.
+    """
     node: ast.AST = ast.parse(source)
     for part in name.split("."):
         inside = [child for child in ast.walk(node) if getattr(child, "name", None) == part]
@@ -100,12 +111,10 @@ def code_of(path: str, name: str) -> str:
     assert isinstance(node, ast.FunctionDef)
     lines = source.splitlines()
     first, last = node.lineno - 1, node.end_lineno
-    if ast.get_docstring(node) is not None:
-        quoted = node.body[0]
-        kept = lines[first : quoted.lineno - 1] + lines[quoted.end_lineno : last]
-    else:
-        kept = lines[first:last]
-    return f'\n```python title="{path}"\n{textwrap.dedent(chr(10).join(kept))}\n```\n'
+    if ast.get_docstring(node) is None:
+        return lines[first:last]
+    quoted = node.body[0]
+    return lines[first : quoted.lineno - 1] + lines[quoted.end_lineno : last]
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
