@@ -119,3 +119,10 @@ def test_code_that_is_gone_is_an_error():
     assert "def add_noise" in hooks.code_of("sfv/diffusion/schedule.py", "NoiseSchedule.add_noise")
     with pytest.raises(LookupError, match=r"has no NoiseSchedule\.gone"):
         hooks.code_of("sfv/diffusion/schedule.py", "NoiseSchedule.gone")
+
+
+def test_every_page_has_a_place_in_the_navigation():
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    pages |= {name for name in tool("hooks").ELSEWHERE.values() if name.endswith(".md")}
+    assert pages - set(re.findall(r": (\S+\.md)$", nav, re.MULTILINE)) == set()
