@@ -22,6 +22,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "sfv.training.evaluate:evaluate",
         "measure a world model on test episodes, or run a --benchmark",
     ),
+    "plan": (
+        "sfv.benchmark.plan:plan",
+        "plan long tasks with a world model, execute the plans in a real engine",
+    ),
     "estimate": (
         "sfv.training.estimate:estimate",
         "memory, compute and days of a fit config, without a GPU, data or weights",

@@ -15,7 +15,7 @@ import numpy as np
 from sfv.metrics.code_version import code_version, public
 from sfv.rng import seed_of
 
-Protocol = Literal["next_chunk", "long", "return"]
+Protocol = Literal["next_chunk", "long", "return", "plan"]
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
 
@@ -26,8 +26,8 @@ class Passport:
 
     Attributes:
         metric: its name in the report.
-        protocol: what was generated: the next chunk from true context, a long video, or the
-            frames of a long video that come back to known places.
+        protocol: what was generated: the next chunk from true context, a long video, the frames of a
+            long video that come back to known places, or a plan that was executed.
         count: what the value averages or compares: episodes, or clips for FVD.
         unit: what `count` counts.
         reference_sha256: short hash of the true videos compared with; "" where none are.

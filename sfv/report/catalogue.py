@@ -48,10 +48,11 @@ GROUPS = {
     "Next chunk": "one chunk at a time, from the true context and action",
     "Long video": "only the first chunk is true",
     "Way back": "the true way out is shown, the way back is generated",
+    "Plan": "imagined, executed in the engine; distances in the environment's unit",
     "More": "",
 }
 
-_NEXT, _LONG, _BACK = "Next chunk", "Long video", "Way back"
+_NEXT, _LONG, _BACK, _PLAN = "Next chunk", "Long video", "Way back", "Plan"
 METRICS = {
     metric.name: metric
     for metric in (
@@ -139,6 +140,28 @@ METRICS = {
             "Perceptual distance of the revisiting frames from the true ones when only the first "
             "chunk is true.", _LONG,
         ),
+        Metric(
+            "dist", "Dist", "lower", "", 3,
+            "Mean distance from the way points of the way back, which are earlier places.", _PLAN,
+        ),
+        Metric(
+            "success", "Success", "higher", "of 1", 2,
+            "Share of episodes with every named way point within the tolerance.", _PLAN,
+        ),
+        Metric(
+            "reached", "Way points reached", "higher", "of 1", 2,
+            "Share of way points within the tolerance.", _PLAN,
+        ),
+        Metric(
+            "right_choice", "Right choice", "higher", "of 1", 2,
+            "Share of the way back's chunks for which the script's action was chosen.", _PLAN,
+        ),
+        Metric(
+            "step_read", "Steps as chosen", "higher", "of 1", 2,
+            "Share of planned steps that were read off the imagined frames as the chosen action.",
+            _PLAN,
+        ),
+        Metric("plan_steps", "Steps", "neither", "", 0, "Executed steps of an episode.", _PLAN),
     )
 }  # fmt: skip
 _OF_OBJECTS = (

@@ -1,0 +1,200 @@
+"""What would happen under an action: imagined by a world model (and Θ), or filmed by the engine itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfv import rng
+from sfv.diffusion.sampler import SamplerSettings, sample_chunk
+from sfv.fast.learner import FastLearner, FastReport, autocast
+from sfv.fast.memory import Memory
+from sfv.models.schedulers import make_scheduler
+from sfv.models.world_model import WorldModel
+from sfv.planning.environment import Environment, video_of
+from sfv.types import Precision
+
+Video = Float[Tensor, "t 3 height width"]
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """One imagined chunk.
+
+    Args:
+        frames: in [0, 1].
+        state: what goes on from it without a look at the world: latents, or the engine's state.
+    """
+
+    frames: Video
+    state: Any
+
+
+class Imagination(Protocol):
+    """Imagines one episode, chunk by chunk."""
+
+    def begin(self, episode: str, given: Video, memory: Memory | None) -> None:
+        """Start an episode.
+
+        Args:
+            episode: names the noise.
+            given: the first frames.
+            memory: Θ to go on with; None begins with a fresh one, where there is any.
+        """
+        ...
+
+    def imagine(self, actions: Sequence[str]) -> list[Imagined]:
+        """The next chunk under each action; nothing moves on."""
+        ...
+
+    def keep(self, action: str, imagined: Imagined | None, seen: Video | None) -> FastReport | None:
+        """Move on by a chunk, and learn it.
+
+        Args:
+            action: what was done.
+            imagined: the chunk, where it was imagined.
+            seen: the true frames of the chunk; None where nobody looks: the imagined ones count.
+        """
+        ...
+
+    @property
+    def memory(self) -> Memory | None:
+        """Θ as it stands."""
+        ...
+
+
+class WorldImagination:
+    """A world model, with or without fast learning.
+
+    Args:
+        world: Φ and what goes with it.
+        sampler: how chunks are sampled.
+        learner: trains Θ after each chunk; None imagines without memory.
+        seed: names the noise; candidates of one chunk share it, so that they differ by action alone.
+        precision: arithmetic of sampling.
+    """
+
+    def __init__(
+        self,
+        world: WorldModel,
+        sampler: SamplerSettings,
+        learner: FastLearner | None,
+        seed: int = 0,
+        precision: Precision = "32",
+    ) -> None:
+        self.world, self.sampler, self.learner = world, sampler, learner
+        self.seed, self.precision = seed, precision
+        self._scheduler = make_scheduler(world.schedule, sampler.name, sampler.num_inference_steps)
+        self._num_context = world.num_context if learner is None else learner.num_context
+        self._memory: Memory | None = None
+        self._context = torch.zeros(0)
+        self._episode, self._chunk = "", 0
+
+    @property
+    def memory(self) -> Memory | None:
+        return self._memory
+
+    def begin(self, episode: str, given: Video, memory: Memory | None) -> None:
+        if len(given) < self._num_context:
+            raise ValueError(
+                f"{len(given)} frames are given, but this model needs a context of {self._num_context}; "
+                "give the task more given actions"
+            )
+        self._episode, self._chunk = episode, 0
+        self._context = self._encode(given)[:, :, -self._num_context :]
+        self._memory = memory
+        if memory is None and self.learner is not None:
+            self._memory = self.learner.fresh(episode)
+
+    @torch.no_grad()
+    def imagine(self, actions: Sequence[str]) -> list[Imagined]:
+        world, num = self.world, len(actions)
+        generator = rng.stream(self.seed, "sample-noise", self._episode, self._chunk + 1)
+        context = self._context.expand(num, -1, -1, -1, -1)
+        shape = (1, context.shape[1], world.num_generated, *context.shape[3:])
+        noise = torch.randn(shape, generator=generator).to(context).expand(num, -1, -1, -1, -1)
+        text = world.text(list(actions)), world.text([""]).expand(num, -1, -1)
+        with autocast(context.device, self.precision):
+            latents = self._sample(context, text, noise)
+        videos = world.codec.decode(latents)
+        return [
+            Imagined(video, one) for video, one in zip(videos, torch.split(latents, 1), strict=True)
+        ]
+
+    def keep(self, action: str, imagined: Imagined | None, seen: Video | None) -> FastReport | None:
+        if seen is not None:
+            new = self._encode(seen)
+        else:
+            assert imagined is not None
+            new = imagined.state
+        pair = torch.cat([self._context, new], dim=2)
+        report = None
+        if self.learner is not None and self._memory is not None:
+            report = self.learner.learn([self._memory], pair, [action], self._num_context)[0]
+        self._context = pair[:, :, -self._num_context :]
+        if self._memory is not None:
+            self._memory.context = self._context
+        self._chunk += 1
+        return report
+
+    def _encode(self, video: Video) -> Float[Tensor, "1 c t h w"]:
+        latents: Tensor = self.world.codec.encode(video[None])
+        return latents
+
+    def _sample(
+        self,
+        context: Float[Tensor, "b c p h w"],
+        text: tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]],
+        noise: Float[Tensor, "b c g h w"],
+    ) -> Float[Tensor, "b c g h w"]:
+        def sample() -> Tensor:
+            return sample_chunk(
+                self.world.denoiser,
+                self._scheduler,
+                context,
+                *text,
+                self.world.num_generated,
+                self.sampler.guidance_scale,
+                noise,
+            )
+
+        if self.learner is None or self._memory is None:
+            return sample()
+        with self.learner.weights.merged(self._memory.theta):
+            return sample()
+
+
+class TrueImagination:
+    """The engine as its own world model: a chunk is what it would film. The ceiling of every plan.
+
+    Args:
+        environment: the one in which plans are executed; each look ahead is taken back.
+    """
+
+    memory: Memory | None = None
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self._ahead: Any = None
+
+    def begin(self, episode: str, given: Video, memory: Memory | None) -> None:
+        del episode, given, memory
+        self._ahead = None
+
+    def imagine(self, actions: Sequence[str]) -> list[Imagined]:
+        world, found = self.environment, []
+        now = world.save()
+        for action in actions:
+            world.load(now if self._ahead is None else self._ahead)
+            frames = video_of(world.perform(action))
+            found.append(Imagined(frames, world.save()))
+        world.load(now)
+        return found
+
+    def keep(self, action: str, imagined: Imagined | None, seen: Video | None) -> FastReport | None:
+        del action
+        self._ahead = imagined.state if seen is None and imagined is not None else None
+        return None
