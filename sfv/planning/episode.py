@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sfv.fast.learner import FastReport
 from sfv.fast.memory import Memory
+from sfv.metrics.action_following import vote
 from sfv.metrics.frame import lpips
 from sfv.planning.environment import Environment, Position, Seen, Step, video_of
 from sfv.planning.imagination import Imagination, Imagined
@@ -28,6 +29,7 @@ Method = Literal["act", "imagine"]
 WayOut = Literal["planned", "shown"]
 Match = Literal["mse", "lpips"]
 MemoryOver = Literal["episode", "task"]
+Read = Literal["pair", "chunk"]
 Video = Float[Tensor, "t 3 height width"]
 
 
@@ -42,6 +44,8 @@ class PlaySettings:
             the place alone is known, and the action is found by imagining all.
         way_out: `planned` like the way back, or `shown`: the engine performs it, and it is looked at.
         match: how `imagine` compares frames.
+        read: `pair` (the paper's): every pair of imagined frames is a step of its own; `chunk`: the action
+            that most pairs of a chunk show is taken for all of them.
         max_steps: most executed steps of an episode, a frame each; null: as many as its sub-goals have.
         memory_over: Θ starts fresh with every `episode`, or lasts over all episodes of one `task` group.
         repeats: episodes of every task.
@@ -54,6 +58,7 @@ class PlaySettings:
     method: Method = "act"
     way_out: WayOut = "planned"
     match: Match = "mse"
+    read: Read = "pair"
     max_steps: int | None = None
     memory_over: MemoryOver = "episode"
     repeats: int = 1
@@ -218,7 +223,10 @@ class Player:
     def _read(self, video: Video) -> list[Step]:
         assert self.reader is not None
         logits, changes = self.reader.read(video)
-        names = [self.reader.actions[int(i)] for i in logits.argmax(dim=1)]
+        read = logits.argmax(dim=1)
+        if self.settings.read == "chunk":
+            read = torch.full_like(read, vote(logits.softmax(dim=1)))
+        names = [self.reader.actions[int(i)] for i in read]
         return [
             Step(name, tuple(change)) for name, change in zip(names, changes.tolist(), strict=True)
         ]

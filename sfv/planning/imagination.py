@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,7 @@ class Imagined:
     state: Any
 
 
+@runtime_checkable
 class Imagination(Protocol):
     """Imagines one episode, chunk by chunk."""
 
@@ -112,7 +113,7 @@ class WorldImagination:
     @torch.no_grad()
     def imagine(self, actions: Sequence[str]) -> list[Imagined]:
         world, num = self.world, len(actions)
-        generator = rng.stream(self.seed, "sample-noise", self._episode, self._chunk + 1)
+        generator = rng.stream(self.seed, "sample-noise", self._episode, self._chunk)
         context = self._context.expand(num, -1, -1, -1, -1)
         shape = (1, context.shape[1], world.num_generated, *context.shape[3:])
         noise = torch.randn(shape, generator=generator).to(context).expand(num, -1, -1, -1, -1)

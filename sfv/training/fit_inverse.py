@@ -17,7 +17,7 @@ from sfv.training.inverse_dynamics import InverseDynamicsLearner, held_out_accur
 from sfv.training.run_folder import open_run_folder
 
 REPORT = "report.json"
-ROW = "true_video"
+ROW, TEST_ROW = "true_video", "true_video_test"
 
 
 class InverseCLI(FitCLI):
@@ -25,12 +25,18 @@ class InverseCLI(FitCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add_run_arguments(parser)
+        parser.add_argument(
+            "--test",
+            type=str | None,
+            default=None,
+            help="folder of episodes of the test split, measured at the end beside data.val",
+        )
 
 
 def fit_inverse(args: Sequence[str]) -> None:
     """Train in a run folder; the same settings again go on from its newest checkpoint.
 
-    The folder gets `model/` and, if `data.val` is given, `report.json` with the accuracy on it.
+    The folder gets `model/` and, if `data.val` or `test` is given, `report.json` with the accuracy there.
 
     Args:
         args: flags.
@@ -57,9 +63,14 @@ def fit_inverse(args: Sequence[str]) -> None:
     if not cli.trainer.is_global_zero:
         return
     print(f"model: {out / 'model'}\nlogs:  tensorboard --logdir {out}")
-    if held_out is not None:
-        reader = InverseReader(learner.network.cpu())
-        row = held_out_accuracy(reader, episodes(held_out), cli.config.seed_everything)
-        report = report_json({ROW: row}, {"held_out": held_out, "model": reader.sha256})
+    reader = InverseReader(learner.network.cpu())
+    folders = {ROW: held_out, TEST_ROW: cli.config.test}
+    rows = {
+        row: held_out_accuracy(reader, episodes(folder), cli.config.seed_everything)
+        for row, folder in folders.items()
+        if folder is not None
+    }
+    if rows:
+        report = report_json(rows, {"held_out": folders, "model": reader.sha256})
         write_json(out / REPORT, report)
         print(format_table(report))
