@@ -31,7 +31,7 @@ TOLERANCE = STEP_UNITS * CHUNK_FRAMES / 2
 GIVEN = "walk forward"
 _OUT = ("walk forward", "turn left", "turn right")
 _APART = 150.0
-"""Least distance between origin, A and B, map units: farther than one chunk of walking."""
+"""Least distance between origin, A and B, map units; less on ways that are too short for it."""
 _DRAWS = 600
 _WITH_LANDMARKS = 60
 """So many draws ask for a landmark before A and before B; some levels have few things with a name."""
@@ -97,7 +97,9 @@ def _route(walk: Walk, level: Level, chunks: int, named: bool) -> Route | None:
     ends = [walk.poses[(k + 1) * CHUNK_FRAMES - 1] for k in (0, chunks // 2, chunks)]
     gaps = [np.hypot(one.x - two.x, one.y - two.y) for one, two in combinations(ends, 2)]
     words = landmark(ends[1], level), landmark(ends[2], level)
-    if min(gaps) < _APART or (named and None in words):
+    if min(gaps) < min(_APART, 0.75 * STEP_UNITS * CHUNK_FRAMES * chunks / 2) or (
+        named and None in words
+    ):
         return None
     return Route(start, walk, words)
 

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Sequence
 from email.message import Message
 from http.client import HTTPException
-from typing import IO, Any
+from typing import Any
 
 from sfv.planning.tasks import SubGoal, Task, check_sub_goals, sub_goal_from
 
@@ -42,7 +42,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would carry the key to another host."""
 
     def redirect_request(
-        self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+        self, req: Any, fp: Any, code: int, msg: str, headers: Message, newurl: str
     ) -> None:
         return None
 

@@ -157,23 +157,32 @@ def content_hash(tasks: TaskSet) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def sub_goal_from(content: Mapping[str, Any]) -> SubGoal:
+def sub_goal_from(content: Any) -> SubGoal:
     """Read one sub-goal.
 
     Raises:
-        TypeError: unknown or missing fields.
-        ValueError: a field of the wrong kind.
+        ValueError: unknown fields, or one of the wrong kind.
     """
-    goal = SubGoal(**content)
-    place = goal.place
+    if not isinstance(content, Mapping):
+        raise ValueError(f"a sub-goal is {content!r}; an object with action or place is needed")
+    known = [f.name for f in fields(SubGoal)]
+    unknown = [name for name in content if name not in known]
+    if unknown:
+        raise ValueError(f"a sub-goal has a field {unknown[0]!r}; known: {', '.join(known)}")
+    action, place = content.get("action"), content.get("place")
+    waypoint, back = content.get("waypoint", "") or "", content.get("back", False)
     whole = place is None or (isinstance(place, int) and not isinstance(place, bool) and place >= 0)
     if not whole:
         raise ValueError(f"place is {place!r}; allowed: a whole number from 0 on, or null")
-    if not (goal.action is None or isinstance(goal.action, str)):
-        raise ValueError(f"action is {goal.action!r}; allowed: a text, or null")
-    if goal.action is None and place is None:
+    if not (action is None or isinstance(action, str)):
+        raise ValueError(f"action is {action!r}; allowed: a text, or null")
+    if not isinstance(waypoint, str) or not isinstance(back, bool):
+        raise ValueError(
+            f"waypoint is {waypoint!r}, back is {back!r}; allowed: a text; true or false"
+        )
+    if action is None and place is None:
         raise ValueError("neither action nor place; give one of them")
-    return goal
+    return SubGoal(action, place, waypoint, back)
 
 
 def check_sub_goals(goals: Sequence[SubGoal], task: Task, actions: Sequence[str]) -> None:

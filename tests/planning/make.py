@@ -76,7 +76,9 @@ def meadow_task(name: str = "walk-0", x: float = 0.0, group: str = "walk") -> Ta
         Waypoint(n, (start + CHUNK * k, 0.0), earlier=earlier, shown=n != "place_1")
         for n, k, earlier in ways
     )
-    return Task(name, group, "Go east twice, then back.", {"x": x}, ("east", "east"), script, points)
+    return Task(
+        name, group, "Go east twice, then back.", {"x": x}, ("east", "east"), script, points
+    )
 
 
 def meadow_tasks(path: Path, num: int = 2) -> TaskSet:

@@ -194,6 +194,6 @@ def test_the_object_holds_no_key(stub):
     ],
 )
 def test_bad_settings_are_refused(changes):
-    with pytest.raises(ValueError, match="allowed|give e.g.") as error:
+    with pytest.raises(ValueError, match=r"allowed|give e\.g\.") as error:
         Chat(**{"base_url": "http://localhost/v1", "model": "m", **changes})
     assert KEY not in str(error.value)

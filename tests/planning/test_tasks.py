@@ -88,7 +88,7 @@ def test_sub_goals_that_cannot_be_followed_are_named(goals, fault):
     "content", [{"action": 3}, {"action": None}, {"action": "east", "place": True}]
 )
 def test_a_sub_goal_of_the_wrong_kind_is_refused(content):
-    with pytest.raises(ValueError, match="allowed|give one"):
+    with pytest.raises(ValueError, match=r"allowed|give one"):
         sub_goal_from(content)
 
 
