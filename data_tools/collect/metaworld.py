@@ -68,6 +68,7 @@ class Settings:
         seed: of the layouts.
         language: plain or varied words.
         chunks: of a `walk`, 8 frames each; 0 for the other plays.
+        hand_poses: poses are those of the hand (metres, yaw 0): an inverse model reads its moves.
     """
 
     split: Split
@@ -79,6 +80,7 @@ class Settings:
     language: Language = "plain"
     version: str = VERSION
     chunks: int = 0
+    hand_poses: bool = False
 
     noun: ClassVar[str] = "tries"
     measures: ClassVar[tuple[str, ...]] = ("frames", "return_psnr")
@@ -103,9 +105,10 @@ class Settings:
             )
 
     def settings(self) -> dict[str, Any]:
-        """The fields; plays without chunks are hashed as they were before there were any."""
-        fields = asdict(self)
-        return fields if self.play == "walk" else {k: v for k, v in fields.items() if k != "chunks"}
+        """The fields; what a play does not use is left out: hashed as before there was any."""
+        unused = set() if self.hand_poses else {"hand_poses"}
+        unused |= set() if self.play == "walk" else {"chunks"}
+        return {k: v for k, v in asdict(self).items() if k not in unused}
 
     def episode_id(self, index: int) -> str:
         kind = {"policy": "", "return": "return-", "walk": "walk-"}[self.play]
@@ -173,7 +176,7 @@ def _meta(settings: Settings, index: int, layout: int, filmed: Film) -> EpisodeM
         height=settings.size,
         width=settings.size,
         actions=in_words(_actions(settings, task, filmed), settings.language, rng),
-        poses=None,
+        poses=_hands(filmed) if settings.hand_poses else None,
         revisits=tuple(filmed.revisits),
         provenance=Provenance("data_tools.collect.metaworld", VERSION, recipe_hash(settings)),
         encoding=Encoding("video", VIDEO_CODEC, "uint8"),
@@ -237,6 +240,11 @@ def parser() -> argparse.ArgumentParser:
         help=f"none: all of the split; only in the test split: {' '.join(HELD_OUT)}",
     )
     p.add_argument("--every", type=int, default=2, help="control steps a frame, of 80 a second")
+    p.add_argument(
+        "--hand-poses",
+        action="store_true",
+        help="poses are the hand's places: for an inverse dynamics model",
+    )
     add_language(p)
     return p
 
@@ -254,6 +262,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         seed=args.seed,
         language=args.language,
         chunks=args.chunks if play == "walk" else 0,
+        hand_poses=args.hand_poses,
     )
 
 

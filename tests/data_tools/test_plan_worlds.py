@@ -1,9 +1,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from data_tools.collect.doom_level import standing_places
 from data_tools.collect.doom_walks import Pose, explore, move
@@ -134,3 +136,29 @@ def test_a_puck_goes_to_the_goal_and_back():
             assert world.distance(played.reached[point.name], point.position) < 0.02
     finally:
         world.close()
+
+
+def test_an_inverse_model_gets_the_hands_places():
+    from data_tools.collect import metaworld
+    from data_tools.collect.metaworld_engine import Moment
+    from data_tools.collect.metaworld_film import Film
+    from data_tools.collect.robot_phases import Phase
+
+    hands = np.array([[0.1, 0.6, 0.2], [0.11, 0.6, 0.21]])
+    moments = [Moment(hand, hand, hand, 1.0, False) for hand in hands]
+    frames = np.zeros((2, 32, 32, 3), np.uint8)
+    filmed = Film(frames, [Phase("wait", 0, 2)], moments, np.zeros((2, 2, 4)), [])
+    common = ("test", "return", ("pick-place",), 32, 2, 0)
+    plain, told = (metaworld.Settings(*common, hand_poses=flag) for flag in (False, True))
+    assert metaworld._meta(plain, 0, 1, filmed).poses is None
+    poses = metaworld._meta(told, 0, 1, filmed).poses
+    assert poses == ((0.1, 0.6, 0.2, 0.0), (0.11, 0.6, 0.21, 0.0))
+    assert "hand_poses" not in plain.settings() and told.settings()["hand_poses"]
+
+
+def test_the_inverse_models_config_reads_the_worlds_actions():
+    from data_tools.plan_worlds.metaworld import ACTIONS as PHASES
+
+    path = Path(__file__).parents[2] / "experiments/configs/plan/metaworld_inverse.yaml"
+    network = yaml.safe_load(path.read_text())["model"]["network"]["init_args"]
+    assert network["actions"] == list(PHASES)
