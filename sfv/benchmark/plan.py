@@ -91,9 +91,12 @@ def plan(
     with locked(out, "another process is planning there; wait for it, or give another --out"):
         try:
             goals = _goals(out, planner, chosen, environment)
+            check_method(goals, play)
             check_engine(out, environment, found, chosen)
             stage = Stage(environment, reader, play, generation)
             plans = _play(out, stage, wanted, chosen, goals, settings)
+        except ImportError as error:  # the engine is not installed; the message says how
+            raise ValueError(str(error)) from error
         finally:
             environment.close()
     known = {task.id: task for task in chosen}
@@ -179,6 +182,20 @@ def check(
     backward = any(goal.back for task in tasks for goal in task.script)
     if play.way_out == "shown" and not backward:
         raise ValueError("play.way_out is shown, but the tasks name no way back; set it to planned")
+
+
+def check_method(goals: Mapping[str, Sequence[SubGoal]], play: PlaySettings) -> None:
+    """Places alone are found by imagining.
+
+    Raises:
+        ValueError: names the task.
+    """
+    for task, found in goals.items():
+        if play.method == "act" and any(goal.action is None for goal in found):
+            raise ValueError(
+                f"task {task} has sub-goals with a place and no action; method act needs actions: set "
+                "play.method to imagine"
+            )
 
 
 def check_engine(

@@ -151,7 +151,7 @@ class Player:
             if not left:
                 played.limited = True
                 break
-            if self.settings.way_out == "shown" and not goal.back and not self.choose_randomly:
+            if self._is_shown(goal):
                 look = self._watch(goal, played)
             else:
                 action, chunk = self._choose(goal, looks, played, f"{episode}/{i}")
@@ -165,6 +165,10 @@ class Player:
     def _steps_left(self, played: Played) -> int:
         limit, chunk = self.settings.max_steps, self.environment.chunk_frames
         return chunk if limit is None else min(chunk, limit - played.steps)
+
+    def _is_shown(self, goal: SubGoal) -> bool:
+        given = goal.action is not None and not goal.back
+        return given and self.settings.way_out == "shown" and not self.choose_randomly
 
     def _watch(self, goal: SubGoal, played: Played) -> Float[Tensor, "3 height width"]:
         """A chunk of the way out as the engine performs it."""
@@ -182,12 +186,8 @@ class Player:
             candidates = [actions[int(draw.integers(len(actions)))]]
         elif self.settings.method == "imagine" and goal.place is not None:
             candidates = list(actions)
-        elif goal.action is not None:
-            candidates = [goal.action]
         else:
-            raise ValueError(
-                f"sub-goal {key} names a place, no action; method act needs one: set play.method to imagine"
-            )
+            candidates = [self._given(goal)]
         chunks = self.imagination.imagine(candidates)
         best = 0
         if len(chunks) > 1:
@@ -197,6 +197,14 @@ class Player:
         if goal.back and goal.action is not None:
             played.right.append(candidates[best] == goal.action)
         return candidates[best], chunks[best]
+
+    def _given(self, goal: SubGoal) -> str:
+        if goal.action is None:
+            raise ValueError(
+                f"a sub-goal names place {goal.place} and no action; method act needs one: set play.method "
+                "to imagine"
+            )
+        return goal.action
 
     def _unlike(
         self, ends: Float[Tensor, "n 3 height width"], look: Float[Tensor, "3 height width"]

@@ -57,7 +57,7 @@ def test_places_alone_are_found_by_imagining(loop):
 
 def test_places_alone_need_imagining():
     goals = (*meadow_task().script[:2], *BEHIND)
-    with pytest.raises(ValueError, match=r"set play\.method to imagine"):
+    with pytest.raises(ValueError, match=r"method act needs one"):
         play(goals)
 
 
