@@ -17,7 +17,8 @@ from sfv.benchmark.videos import read_video
 from sfv.files import locked, write_json
 from sfv.metrics.protocol import MetricValue, Passport, Row, report_json
 from sfv.metrics.suite_common import videos_hash
-from sfv.models.world_model import MODEL_FILE, WorldModel
+from sfv.models.model_folder import find_model
+from sfv.models.world_model import WorldModel
 from sfv.planning.environment import Environment, video_of
 from sfv.planning.episode import PlaySettings
 from sfv.planning.inverse_dynamics import FILE, InverseDynamics, InverseReader
@@ -58,7 +59,7 @@ def plan(
         environment: where plans are executed: class_path of an `sfv.planning.environment.Environment`.
         tasks: name of a shipped file of tasks (doom-retrace, metaworld-return), or the path of one.
         out: run folder.
-        model: folder of a world model, or of a run that holds one; rows oracle and random need none.
+        model: folder of a world model or of its run, or `reference`; oracle and random need none.
         inverse: folder of an inverse dynamics model; null lets the engine perform the chosen actions.
         rows: of none, fast, oracle (the engine is the world model), random (any action).
         also: NAME=FOLDER of further world models, each a row of its own with fast learning.
@@ -124,7 +125,7 @@ def _rows(names: Sequence[str], model: Path | None, also: list[str] | str | None
             f"row {needing[0]!r} imagines with a world model: give --model, or the rows "
             f"{' and '.join(ENGINE_ROWS)} alone"
         )
-    world = _load(model) if needing and model is not None else None
+    world = WorldModel.load(find_model(model)) if needing and model is not None else None
     found = [
         PlanRow(name) if name in ENGINE_ROWS else PlanRow(name, world, name == "fast")
         for name in names
@@ -137,13 +138,8 @@ def _rows(names: Sequence[str], model: Path | None, also: list[str] | str | None
                 f"--also {given}: allowed is NAME=FOLDER with a name that no other row has, e.g. "
                 "fast_loop=runs/loop/model"
             )
-        found.append(PlanRow(name, _load(Path(folder)), learns=True))
+        found.append(PlanRow(name, WorldModel.load(find_model(folder)), learns=True))
     return found
-
-
-def _load(folder: Path) -> WorldModel:
-    inner = folder / "model"
-    return WorldModel.load(inner if (inner / MODEL_FILE).is_file() else folder)
 
 
 def _load_inverse(folder: Path) -> InverseDynamics:
