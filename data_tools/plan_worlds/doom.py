@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from data_tools.collect.doom_film import FPS
 from data_tools.collect.doom_level import Level
 from data_tools.collect.doom_walks import ACTIONS, CHUNK_FRAMES, Pose, move
 from data_tools.collect.pictures import shrink
+from data_tools.plan_worlds.versions import version_of
 from sfv.planning.environment import Position, Seen, Step
 
 Execute = Literal["action", "change"]
@@ -35,7 +35,7 @@ class DoomWorld:
     def __init__(self, size: int = 64, execute: Execute = "action", strafe: bool = False) -> None:
         self.size, self.how = size, execute
         self.actions = ACTIONS if strafe else ACTIONS[:4]
-        self.name = f"ViZDoom {version('vizdoom')}, Freedoom: Phase 2"
+        self.name = f"ViZDoom {version_of('vizdoom')}, Freedoom: Phase 2"
         self._stack = ExitStack()
         self._engines: tuple[Engine, Engine] | None = None
         self._loaded: tuple[str, int] | None = None

@@ -7,7 +7,6 @@ Positions are the puck's x, y, z in metres. Actions are the phases of
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from data_tools.collect.metaworld_engine import STEP_RATE, Engine, Moment, open_task
 from data_tools.collect.metaworld_film import PUCK, RETURN_TASK, SPARE_FRAMES
 from data_tools.collect.robot_script import CLOSED, OPEN, Leg
+from data_tools.plan_worlds.versions import version_of
 from sfv.planning.environment import Position, Seen, Step
 
 Array = NDArray[np.float64]
@@ -77,7 +77,7 @@ class MetaWorld:
             )
         self.size, self.every, self.chunk_frames = size, every, chunk_frames
         self.fps = STEP_RATE / every
-        self.name = f"Meta-World {version('metaworld')}, MuJoCo {version('mujoco')}"
+        self.name = f"Meta-World {version_of('metaworld')}, MuJoCo {version_of('mujoco')}"
         self._stack = ExitStack()
         self._opened: Engine | None = None
         self._goal = self._first = self._home = np.zeros(3)

@@ -170,6 +170,12 @@ def check(
             )
     if reader is not None:
         reader.model.index_of(list(environment.actions))
+        extra = sorted(set(reader.actions) - set(environment.actions))
+        if extra:
+            raise ValueError(
+                f"the inverse model may read {extra}, which {environment.name} cannot do; it can "
+                f"{list(environment.actions)}"
+            )
     if reader is None and imagining and play.method == "act":
         raise ValueError(
             "without an inverse dynamics model and with method act the sub-goals' own actions are "

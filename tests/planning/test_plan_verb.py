@@ -164,9 +164,12 @@ def test_a_chat_models_sub_goals_are_kept_and_its_key_is_nowhere(
         (("--model=null",), "imagines with a world model"),
         (("--play.max_steps=0",), "max_steps=0"),
         (("--tasks=doom-retrace",), "chunks of 8 frames"),
+        (("--inverse=FOLDER",), "the inverse model may read ['fly']"),
     ],
 )
 def test_what_cannot_be_run_is_told_in_one_line(made, tmp_path, capsys, more, told):
+    InverseDynamics((*MOVES, "fly"), side=16, widths=(8,), hidden=8).save(tmp_path / "flying")
+    more = [flag.replace("FOLDER", str(tmp_path / "flying")) for flag in more]
     try:
         code = run(made, tmp_path / "out", *more)
     except SystemExit as error:
