@@ -72,16 +72,7 @@ def plan(
         generation: sampler, fast learning and precision.
     """
     found = load_tasks(tasks)
-    chosen = found.tasks[:num_tasks]
-    if not chosen or (tolerance is not None and tolerance <= 0) or min_clips < 2:
-        raise ValueError(
-            f"num_tasks={num_tasks}, tolerance={tolerance}, min_clips={min_clips}; allowed: >= 1, > 0, >= 2"
-        )
-    if found.chunk_frames != environment.chunk_frames:
-        raise ValueError(
-            f"{found.label} has chunks of {found.chunk_frames} frames, the environment makes "
-            f"{environment.chunk_frames}; give the environment that the tasks were made for"
-        )
+    chosen = _chosen(found, num_tasks, tolerance, min_clips, environment)
     limit = found.tolerance if tolerance is None else tolerance
     wanted = _rows([rows] if isinstance(rows, str) else rows, model, also)
     reader = None if inverse is None else InverseReader(_load_inverse(inverse))
@@ -102,17 +93,38 @@ def plan(
             environment.close()
     known = {task.id: task for task in chosen}
     passport = _passport(settings, found, limit, reader, generation.seed)
-    scores = {}
+    scores = {
+        row.name: row_scores(plans[row.name], known, environment, limit, passport) for row in wanted
+    }
     for row in wanted:
-        scores[row.name] = row_scores(plans[row.name], known, environment, limit, passport)
         if fvd and row.name != "random":
-            scores[row.name] |= _clips(
-                out / "rows" / row.name, plans[row.name], passport, min_clips
-            )
+            folder = out / "rows" / row.name
+            scores[row.name] |= _clips(folder, plans[row.name], passport, min_clips)
     content = report(plans, scores, known, environment, limit, settings)
     write_outputs(out, plans, content, environment.fps)
     print(format_table(content))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
+
+
+def _chosen(
+    found: TaskSet,
+    num_tasks: int | None,
+    tolerance: float | int | None,
+    min_clips: int,
+    environment: Environment,
+) -> tuple[Task, ...]:
+    """The tasks to play, if the numbers allow it."""
+    chosen = found.tasks[: max(0, num_tasks)] if num_tasks is not None else found.tasks
+    if not chosen or (tolerance is not None and tolerance <= 0) or min_clips < 2:
+        raise ValueError(
+            f"num_tasks={num_tasks}, tolerance={tolerance}, min_clips={min_clips}; allowed: >= 1, > 0, >= 2"
+        )
+    if found.chunk_frames != environment.chunk_frames:
+        raise ValueError(
+            f"{found.label} has chunks of {found.chunk_frames} frames, the environment makes "
+            f"{environment.chunk_frames}; give the environment that the tasks were made for"
+        )
+    return chosen
 
 
 def _rows(names: Sequence[str], model: Path | None, also: list[str] | str | None) -> list[PlanRow]:
