@@ -63,7 +63,7 @@ def finished(made, tmp_path_factory):
 
 def test_the_report_has_every_row_with_passports_and_differences(finished):
     report = report_of(finished)
-    assert list(report["rows"]) == ["none", "fast", "oracle", "random", "fast_loop"]
+    assert set(report["rows"]) == {"none", "fast", "oracle", "random", "fast_loop"}
     for row in report["rows"].values():
         cell = row["metrics"]["dist"]
         assert row["n"] == cell["passport"]["count"] == 2 and cell["low"] <= cell["value"]
