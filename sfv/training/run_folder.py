@@ -16,6 +16,8 @@ from sfv.training.checkpoints import newest_complete
 
 CONFIG = "config.yaml"
 MACHINES = ("accelerator", "devices", "num_nodes", "strategy")
+MEASURED = "test"
+"""What an inverse model is measured on at the end, which may be asked for later."""
 
 
 def open_run_folder(folder: Path, config: str) -> None:
@@ -48,8 +50,9 @@ def open_run_folder(folder: Path, config: str) -> None:
 
 
 def _of_the_run(config: str) -> str:
-    """A config without what says only which machines compute."""
+    """A config without what says only which machines compute, and what is measured at the end."""
     content: Any = OmegaConf.create(config)
+    content.pop(MEASURED, None)
     for name in MACHINES:
         content.get("trainer", {}).pop(name, None)
     return OmegaConf.to_yaml(content)

@@ -151,6 +151,11 @@ def test_it_learns_to_read_true_walks_and_reports_held_out_maps(shards, tmp_path
     loaded = InverseDynamics.load(tmp_path / "out" / "model")
     assert report["settings"]["model"] == loaded.fingerprint()
     assert row["metrics"]["pair_accuracy"]["passport"]["network_sha256"] == loaded.fingerprint()
+    assert list(report["rows"]) == ["true_video"]
+    later = [*flags(shards, tmp_path / "out"), f"--test={shards / 'val'}"]
+    assert main(["fit", "inverse_dynamics", *later]) == 0  # trained already: only measured
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
+    assert rows["true_video_test"]["metrics"] == rows["true_video"]["metrics"] == row["metrics"]
 
 
 def test_the_shipped_config_constructs(shards, tmp_path):
