@@ -90,6 +90,7 @@ def test_videos_and_memories_are_kept(finished):
     assert memory.header.num_chunks == 4 and memory.header.episode == "walk-1"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_numbers(made, finished, tmp_path):
     out, whole = tmp_path / "out", report_of(finished)
     assert run(made, out, "--rows=[fast]") == 0
@@ -107,6 +108,7 @@ def test_other_settings_are_refused(made, finished, capsys):
     assert "belongs to another run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("over", "chunks"), [("episode", [4, 4]), ("task", [4, 8])])
 def test_a_memory_lasts_over_the_episodes_of_a_task(made, tmp_path, over, chunks):
     out = tmp_path / "out"
@@ -126,6 +128,7 @@ def test_a_memory_lasts_over_the_episodes_of_a_task(made, tmp_path, over, chunks
     assert all(torch.equal(before[name], again[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_rows_of_a_task_group_share_a_memory_only_in_their_own_order(made, tmp_path):
     out = tmp_path / "out"
     assert run(made, out, "--rows=[fast]", "--play.memory_over=task") == 0
