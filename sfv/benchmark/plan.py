@@ -12,10 +12,9 @@ from tqdm import tqdm
 from sfv.benchmark.plan_report import write_outputs
 from sfv.benchmark.plan_rows import ENGINE_ROWS, PlanRow, RowPlayer, Stage, video_paths
 from sfv.benchmark.plan_score import Plan, by_repeat, clip_scores, episode_scores, row_scores
-from sfv.benchmark.run import differences
 from sfv.benchmark.videos import read_video
 from sfv.files import locked, write_json
-from sfv.metrics.protocol import MetricValue, Passport, Row, report_json
+from sfv.metrics.protocol import MetricValue, Passport, Row, paired_differences, report_json
 from sfv.metrics.suite_common import videos_hash
 from sfv.models.model_folder import find_model
 from sfv.models.world_model import WorldModel
@@ -28,7 +27,8 @@ from sfv.report.table import format_table
 from sfv.training.generate import GenerationSettings
 from sfv.training.run_folder import open_run_folder
 
-ROWS = ("none", "fast", *ENGINE_ROWS)
+BASE = "none"
+ROWS = (BASE, "fast", *ENGINE_ROWS)
 SUB_GOALS = "sub_goals.json"
 
 
@@ -329,7 +329,8 @@ def report(
     """The content of `report.json`."""
     rows = {row: Row(len(plans[row]), found) for row, found in scores.items()}
     content = report_json(rows, settings)
-    content["differences"] = differences({row: dict(found) for row, found in scores.items()})
+    pairs = [(row, BASE) for row in scores if row != BASE and BASE in scores]
+    content["differences"] = paired_differences(scores, pairs)
     content["episodes"] = {
         row: [_episode(p, tasks[p.task], environment, tolerance) for p in each]
         for row, each in plans.items()
