@@ -1,4 +1,4 @@
-"""The reference checkpoint's recipe: its steps fit together; training itself takes hours."""
+"""The reference checkpoint: its recipe's steps fit together, and the one that is shipped has learned."""
 
 import argparse
 from importlib import import_module
@@ -6,7 +6,17 @@ from importlib import import_module
 import pytest
 import yaml
 
+import data_tools.collect.doom
+import data_tools.write_shards
+import sfv.cli
 from experiments import reference
+from experiments.pack_reference import MOST_BYTES
+from sfv.diffusion.sampler import SamplerSettings
+from sfv.fast.rollout import Rollout
+from sfv.metrics.frame import psnr
+from sfv.models.model_folder import REFERENCE, SHIPPED
+from sfv.models.world_model import WorldModel
+from sfv.training.episodes import load_episodes
 
 
 def test_every_step_reads_what_the_steps_before_it_wrote(capsys):
@@ -51,3 +61,53 @@ def test_a_step_that_fails_stops_the_others(monkeypatch, capfd):
     assert reference.main([]) == 3
     said = capfd.readouterr()
     assert "the same command again goes on" in said.err and "\n1\n" not in said.out
+
+
+def test_the_shipped_checkpoint_is_the_one_of_its_card():
+    world = WorldModel.load(REFERENCE)
+    card = (SHIPPED / "README.md").read_text()
+    assert world.fingerprint() in card and world.codec.fingerprint() in card
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < MOST_BYTES
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory):
+    """Real walks on levels that the checkpoint was not trained on."""
+    folder = tmp_path_factory.mktemp("walks")
+    collect = ["--split=val", "--walk=return", "--chunks=7", "--episodes=4", "--seed=3"]
+    assert data_tools.collect.doom.main([f"--out={folder / 'episodes'}", *collect]) == 0
+    pack = [str(folder / "episodes"), f"--out={folder / 'shards'}"]
+    assert data_tools.write_shards.main(pack) == 0
+    return load_episodes(folder / "shards" / "val", WorldModel.load(REFERENCE), 4)
+
+
+@pytest.mark.slow
+def test_the_shipped_checkpoint_has_learned_how_the_world_moves(walks):
+    """Better than a still picture, and than what it makes of another action."""
+    world = WorldModel.load(REFERENCE)
+    rollout = Rollout(world, SamplerSettings("ddim", 8), None, precision="bf16")
+    found = {"right": [], "wrong": [], "still": []}
+    for walk in walks:
+        for i in range(0, len(walk.actions), 2):
+            context, true = slice(8 * i, 8 * i + 8), walk.video[None, 8 * i + 8 : 8 * i + 16]
+            start = walk.latents[:, :, context]
+            others = [a for a in world.text.settings()["actions"] if a and a != walk.actions[i]]
+            for name, action in (("right", walk.actions[i]), ("wrong", others[i % 3])):
+                (chunk,) = rollout.run(f"{walk.meta.id} {i}", start, [action])
+                video = world.codec.decode(chunk.generated).clamp(0, 1)
+                found[name].append(float(psnr(video, true).mean()))
+            still = walk.video[None, context][:, -1:].expand_as(true)
+            found["still"].append(float(psnr(still, true).mean()))
+    right, wrong, still = (sum(values) / len(values) for values in found.values())
+    assert right > wrong + 0.3
+    assert right > still
+
+
+@pytest.mark.slow
+def test_one_command_makes_a_first_video(tmp_path):
+    flags = ["--generation.sampler.num_inference_steps=1", "--generation.fast.num_steps=1"]
+    assert sfv.cli.main(["rollout", f"--out={tmp_path / 'walk'}", *flags]) == 0
+    assert sorted(p.name for p in (tmp_path / "walk").glob("*.mp4")) == [
+        "start-fast.mp4",
+        "start-none.mp4",
+    ]
