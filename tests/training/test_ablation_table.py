@@ -71,7 +71,7 @@ def test_a_memory_of_another_place_makes_another_video_and_none_makes_the_base_m
         # a rollout without memory counts its chunks from its start, so it is given the same place
         journey = rollout._begin(Request(walk.meta.id, start, walk.actions[out : out + 1]))
         journey.first_chunk = out
-        base = bench.world.codec.decode(rollout._sample([journey]))[0]
+        base = bench.world.codec.decode(rollout._sample([journey], None))[0]
     assert torch.equal(none, base)
     assert not torch.equal(own, none) and not torch.equal(own, lent)
 
