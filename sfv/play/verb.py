@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.models.world_model import MODEL_FILE, WorldModel
+from sfv.models.model_folder import REFERENCE, find_example
+from sfv.models.world_model import WorldModel
 from sfv.play.player import Preview, open_player
 from sfv.training.generate import GenerationSettings
 
@@ -18,7 +19,7 @@ SAMPLER = SamplerSettings("ddim", num_inference_steps=10)
 
 
 def play(
-    ckpt: Path,
+    ckpt: Path = Path(REFERENCE),
     start: Path | None = None,
     episodes: Path | None = None,
     num_episodes: int | None = 8,
@@ -34,11 +35,12 @@ def play(
 ) -> None:
     """Serve a page on which a person drives the model chunk by chunk, without and with memory side by side.
 
-    Give --start, --episodes, or both. Any chunk can be gone back to and left by another action; videos and
-    memories can be saved, and `sfv rollout --resume-from` goes on from them.
+    Give --start, --episodes, or both; a model with an example, as `reference` has one, can go without.
+    Any chunk can be gone back to and left by another action; videos and memories can be saved, and
+    `sfv rollout --resume-from` goes on from them.
 
     Args:
-        ckpt: folder of a world model, or of a run that has one in `model`.
+        ckpt: folder of a world model or of a run that holds one; `reference` comes with sfv.
         start: first frames to begin with: a video, an image (context of 1 frame), or a folder of them.
         episodes: folder of episode shards, whose first frames can be begun with too.
         num_episodes: how many of them; null takes all.
@@ -63,7 +65,9 @@ def play(
     from sfv.play.starts import find_starts
 
     limits = Limits(visitors, chunks, idle_minutes * 60)
-    world = WorldModel.load(_model_folder(ckpt))
+    world = WorldModel.load(ckpt)
+    if start is None and episodes is None:
+        start, _ = find_example(ckpt) or (None, None)
     starts = find_starts(world, start, episodes, num_episodes, fps)
     actions = Actions(world.text, [action for each in starts for action in each.actions])
     with open_player(world, generation, preview) as player:
@@ -89,9 +93,3 @@ def play(
 def _show(address: str) -> None:
     """Open a browser; one that runs in the terminal must not hold up the server."""
     threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-
-
-def _model_folder(ckpt: Path) -> Path:
-    """A run's folder stands for the model in it."""
-    inner = ckpt / "model"
-    return inner if not (ckpt / MODEL_FILE).is_file() and (inner / MODEL_FILE).is_file() else ckpt

@@ -42,6 +42,13 @@ def test_wrong_options_are_named(run, tmp_path, capsys):
     assert "two starts are called 'hall'" in refused(capsys, ckpt, f"--start={tmp_path / 'a'}")
 
 
+@pytest.mark.slow
+def test_the_shipped_checkpoint_needs_no_start(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        said = refused(capsys, f"--port={taken.getsockname()[1]}")
+    assert "cannot listen" in said, "everything else was there"
+
+
 def test_a_port_that_is_taken_is_named(run, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
