@@ -7,7 +7,6 @@
 """
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from data_tools.encode_latents import held_out_psnr
 from data_tools.files import find_episodes
 from experiments.reference import OUT
 from sfv.data.index import find_shards
+from sfv.data.schema import reverse_action
 from sfv.data.stages import decode_mp4
-from sfv.files import write_bytes
+from sfv.files import replacing_parts, write_bytes
 from sfv.models.model_folder import ACTIONS, SHIPPED, START
 from sfv.models.world_model import WorldModel
 from sfv.report.table import format_table
@@ -28,14 +28,8 @@ from sfv.report.video import encode_mp4
 
 MOST_BYTES = 25_000_000
 WAY_OUT = ("walk forward", "walk forward", "turn left", "turn left", "walk forward")
-BACK = {
-    "walk forward": "walk backward",
-    "turn left": "turn right",
-    "turn right": "turn left",
-    "walk backward": "walk forward",
-}
 PLATFORM = ("torch", "diffusers", "pytorch-lightning", "vizdoom")
-
+CARD_NAME = "README.md"
 CARD = Path(__file__).with_name("reference_card.md")
 
 
@@ -52,25 +46,23 @@ def pack(
         report: report.json of a benchmark; its table goes into the card.
     """
     world = WorldModel.load(model)
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    world.save(part / "model")
-    meta, video = next(find_episodes([OUT / "episodes" / "val"]))
-    frames = decode_mp4(video.read_bytes())[: world.num_context]
-    write_bytes(part / START, encode_mp4(frames, meta.fps))
-    actions = [*WAY_OUT, *(BACK[action] for action in reversed(WAY_OUT))]
-    write_bytes(part / ACTIONS, ("\n".join(actions) + "\n").encode())
-    size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
-    if size > MOST_BYTES:
-        shutil.rmtree(part)
-        raise ValueError(f"{model} takes {size / 1e6:.1f} MB; allowed: {MOST_BYTES / 1e6:.0f} MB")
-    card = CARD.read_text().format(pixels=frames.shape[1], **facts(world, model, size))
-    if report is not None:
-        content = json.loads(report.read_text())
-        card += f"\n## Measured\n\n```\n{format_table(content)}\n```\n"
-    write_bytes(part / "README.md", card.encode())
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
+    with replacing_parts(out, CARD_NAME) as part:
+        world.save(part / "model")
+        meta, video = next(find_episodes([OUT / "episodes" / "val"]))
+        frames = decode_mp4(video.read_bytes())[: world.num_context]
+        write_bytes(part / START, encode_mp4(frames, meta.fps))
+        actions = [*WAY_OUT, *map(reverse_action, reversed(WAY_OUT))]
+        write_bytes(part / ACTIONS, ("\n".join(actions) + "\n").encode())
+        size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"{model} takes {size / 1e6:.1f} MB; allowed: {MOST_BYTES / 1e6:.0f} MB"
+            )
+        card = CARD.read_text().format(pixels=frames.shape[1], **facts(world, model, size))
+        if report is not None:
+            content = json.loads(report.read_text())
+            card += f"\n## Measured\n\n```\n{format_table(content)}\n```\n"
+        write_bytes(part / CARD_NAME, card.encode())
     print(f"{out}: {size / 1e6:.1f} MB, Φ {world.fingerprint()}")
 
 
@@ -78,8 +70,7 @@ def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
     """What the card says, read from the run."""
     run = model.parent
     config = yaml.safe_load((run / "config.yaml").read_text())
-    versions = json.loads((run / "environment.json").read_text())
-    packages = versions.get("packages", versions)
+    packages = json.loads((run / "environment.json").read_text())["packages"]
     train = find_shards(OUT / "shards" / "train")
     settings = world.text.settings()
     return {

@@ -100,8 +100,7 @@ class RowPlayer:
             randomly = row.name == "random"
             yield self._of(imagination, randomly), None
             return
-        kind = "fast" if row.learns else "none"
-        with rollout_of(row.world, "fast" if kind == "fast" else "none", stage.generation) as made:
+        with rollout_of(row.world, "fast" if row.learns else "none", stage.generation) as made:
             dreams = WorldImagination(
                 row.world,
                 stage.generation.sampler,

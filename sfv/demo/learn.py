@@ -17,8 +17,9 @@ from sfv.demo.settings import ACTIONS, DemoSettings
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.denoiser import VideoUNet
+from sfv.models.model_folder import find_model
 from sfv.models.text import ActionTable
-from sfv.models.world_model import WorldModel
+from sfv.models.world_model import WorldModel, read_description
 from sfv.report.table import format_table
 from sfv.training.ema import EMA
 from sfv.training.episodes import load_episodes
@@ -38,7 +39,7 @@ def base_settings(settings: DemoSettings) -> dict[str, Any]:
     """What training goes on from; with random weights nothing."""
     if settings.base is None:
         return {}
-    return {"base": WorldModel.load(settings.base).fingerprint()}
+    return {"base": read_description(find_model(settings.base))["denoiser"]["fingerprint"]}
 
 
 def save_codec(base: str, folder: Path) -> None:
@@ -181,9 +182,7 @@ def _trainer(part: Path, steps: int, val_every: int) -> pl.Trainer:
         max_steps=steps,
         precision="bf16-mixed",
         logger=tensorboard_logger(part),
-        callbacks=[
-            EMA(EMA_DECAY, update_starting_at_step=steps // 4),
-        ],
+        callbacks=[EMA(EMA_DECAY, update_starting_at_step=steps // 4)],
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -27,7 +27,7 @@ def demo(
     Args:
         out: folder of the demo; new, empty, or an earlier demo's.
         quick: the short version, about 3 minutes on 2 cores (the full one: about 10).
-        minutes: minutes of slow training on 2 cores instead of the default (2; half a minute when quick).
+        minutes: of slow training on 2 cores instead of the default (half a minute; --scratch: 2).
         seed: of collecting, training and sampling; equal seeds give an equal report.json.
         scratch: begin with random weights, not with the reference checkpoint.
     """

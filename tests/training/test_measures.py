@@ -6,14 +6,10 @@ import torch
 
 from sfv.data.schema import Action
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.learner import FastSettings
 from sfv.fast.rollout import Request
 from sfv.metrics.curves import binned
 from sfv.metrics.protocol import Passport, Row, paired_differences, report_json
-from sfv.models.autoencoder import PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
-from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel
 from sfv.planning.inverse_dynamics import InverseDynamics
 from sfv.report.curves import parse_curves
@@ -22,6 +18,7 @@ from sfv.training.generate import GenerationSettings, TrueEpisode, generate, rol
 from sfv.training.measures import ExtraMeasures, drawn, extra_curves, extra_scores, probe
 from sfv.training.swap import make_swaps
 from tests.data.make import make_meta
+from tests.world import untrained_world
 
 TEXTS = ["walk forward", "turn left", "walk backward"]
 SETTINGS = GenerationSettings(
@@ -33,14 +30,7 @@ SETTINGS = GenerationSettings(
 @pytest.fixture(scope="module")
 def world() -> WorldModel:
     """An untrained world model with f_p = 3 and f_g = 4 frames of 32 x 48 pixels."""
-    codec = PCAPatchCodec(latent_channels=5, patch=8)
-    codec.fit(torch.rand(40, 3, 32, 48, generator=stream(0, "test-frames")))
-    denoiser = VideoUNet("tiny", latent_channels=5, text_dim=7)
-    text = ActionTable(TEXTS, text_dim=7)
-    model = WorldModel(denoiser, codec, text, NoiseSchedule(), num_context=3, num_generated=4)
-    for part in (denoiser, codec, text):
-        part.requires_grad_(False).eval()
-    return model
+    return untrained_world(TEXTS, 8, (32, 48), num_generated=4)
 
 
 def episode(world: WorldModel, key: str, num_chunks: int = 4, revisits=()) -> TrueEpisode:

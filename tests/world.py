@@ -1,0 +1,29 @@
+"""An untrained world model for tests."""
+
+from collections.abc import Sequence
+
+import torch
+
+from sfv.diffusion.schedule import NoiseSchedule
+from sfv.models.autoencoder import PCAPatchCodec
+from sfv.models.denoiser import VideoUNet
+from sfv.models.text import ActionTable
+from sfv.models.world_model import WorldModel
+from sfv.rng import stream
+
+
+def untrained_world(
+    actions: Sequence[str],
+    patch: int = 4,
+    size: tuple[int, int] = (16, 24),
+    num_generated: int = 2,
+) -> WorldModel:
+    """f_p = 3 frames, and distinct sizes everywhere; frozen."""
+    codec = PCAPatchCodec(latent_channels=5, patch=patch)
+    codec.fit(torch.rand(40, 3, *size, generator=stream(0, "test-frames")))
+    denoiser = VideoUNet("tiny", latent_channels=5, text_dim=7)
+    text = ActionTable(actions, text_dim=7)
+    model = WorldModel(denoiser, codec, text, NoiseSchedule(), 3, num_generated)
+    for part in (denoiser, codec, text):
+        part.requires_grad_(False).eval()
+    return model
