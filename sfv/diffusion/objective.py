@@ -21,6 +21,28 @@ def noise_targets(
     return torch.cat([latents[:, :, :num_context], noisy], dim=2)
 
 
+def noise_context(
+    latents: Float[Tensor, "b c t h w"],
+    num_context: int,
+    largest: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "b c t h w"]:
+    """Add Gaussian noise to the context frames, so that training sees context as flawed as a rollout's.
+
+    Not in the paper; as in GameNGen (arXiv 2408.14837, section 3.2.1), but the model is not told the level.
+
+    Args:
+        latents: z_0, context frames then target frames; the latter stay as they are.
+        num_context: f_p.
+        largest: every sample draws its deviation uniformly from 0 to this.
+        generator: on the CPU; draws the deviations, then the noise.
+    """
+    context = latents[:, :, :num_context]
+    level = largest * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
+    noise = level * torch.randn(context.shape, generator=generator)
+    return torch.cat([context + noise.to(context), latents[:, :, num_context:]], dim=2)
+
+
 def masked_conditional_loss(
     denoiser: Denoiser,
     latents: Float[Tensor, "b c t h w"],

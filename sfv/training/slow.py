@@ -11,7 +11,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from sfv import rng
-from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
+from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss, noise_context
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.models.recompute import recompute_activations
 from sfv.models.world_model import WorldModel
@@ -33,6 +33,9 @@ class SlowLearner(pl.LightningModule):
         lr_scheduler: called with the optimiser, stepped once a slow step; none keeps the rate constant.
         text_dropout: share of samples whose action is replaced by "no text", which fast learning and
             guidance need; 0 to 1.
+        context_noise: largest deviation of the noise on the context frames in training, in units of the
+            latents; every sample draws its own from 0 to this. In a rollout the context is what the
+            model made itself: one that knows clean context alone drifts. 0 is the paper's.
         init_from: folder of a trained world model whose Φ (and learned text) training starts from.
         seed: names the noise streams.
         activation_checkpointing: the backward pass computes layers of the denoiser again instead of keeping
@@ -51,6 +54,7 @@ class SlowLearner(pl.LightningModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         text_dropout: float = 0.1,
+        context_noise: float = 0.0,
         init_from: str | None = None,
         seed: int = 0,
         activation_checkpointing: bool = False,
@@ -59,6 +63,8 @@ class SlowLearner(pl.LightningModule):
         super().__init__()
         if not 0.0 <= text_dropout <= 1.0:
             raise ValueError(f"text_dropout is {text_dropout}; allowed: 0 to 1")
+        if not 0.0 <= context_noise < float("inf"):
+            raise ValueError(f"context_noise is {context_noise}; allowed: 0 and above")
         self.world_model = WorldModel(denoiser, codec, text, schedule, num_context, num_generated)
         if init_from is not None:
             self.world_model.load_weights(init_from)
@@ -66,7 +72,7 @@ class SlowLearner(pl.LightningModule):
         self.denoiser, self.codec, self.text = denoiser, codec, text
         self.codec.requires_grad_(False)
         self.schedule, self.num_context, self.num_generated = schedule, num_context, num_generated
-        self.text_dropout, self.seed = text_dropout, seed
+        self.text_dropout, self.context_noise, self.seed = text_dropout, context_noise, seed
         self.make_optimizer: Callable[..., Any] = optimizer
         self.make_scheduler: Callable[..., Any] | None = lr_scheduler
         self.activation_checkpointing = activation_checkpointing
@@ -88,11 +94,15 @@ class SlowLearner(pl.LightningModule):
             shard((self.denoiser, self.text), self.device_mesh["data_parallel"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Float[Tensor, ""]:
-        generator = rng.stream(
-            self.seed, "slow-noise", self.global_step, batch_idx, self.global_rank
-        )
+        place = self.global_step, batch_idx, self.global_rank
+        generator = rng.stream(self.seed, "slow-noise", *place)
         drop = torch.rand(len(batch["actions"]), generator=generator) < self.text_dropout
         actions = ["" if d else a for d, a in zip(drop, batch["actions"], strict=True)]
+        if self.context_noise:
+            draws = rng.stream(self.seed, "context-noise", *place)
+            latents = batch["latents"]
+            noisy = noise_context(latents, batch["num_context"], self.context_noise, draws)
+            batch = batch | {"latents": noisy}
         loss = self._loss(batch, actions, generator)
         self.log("slow/loss", loss, prog_bar=True, batch_size=len(actions))
         return loss
