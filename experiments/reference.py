@@ -34,7 +34,8 @@ def commands() -> list[list[str]]:
     pack = ["data_tools.write_shards", *episodes.values(), shards, "--resume"]
     encode = ["data_tools.encode_latents", f"--shards={OUT / 'shards'}", latents, "--resume"]
     fit = [
-        ["sfv.cli", "fit", f"--config={CONFIGS / f'{name}.yaml'}"] for name in ("slow", "slow_noisy", "slow_fast")
+        ["sfv.cli", "fit", f"--config={CONFIGS / f'{name}.yaml'}"]
+        for name in ("slow", "slow_noisy", "slow_fast")
     ]
     return [["-m", *step] for step in (*collect, pack, encode, *fit)]
 

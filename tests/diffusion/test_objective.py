@@ -5,6 +5,7 @@ from sfv.diffusion.objective import (
     all_frames_loss,
     draw_timesteps,
     masked_conditional_loss,
+    noise_context,
     noise_targets,
 )
 from sfv.diffusion.schedule import NoiseSchedule
@@ -133,3 +134,12 @@ def test_timesteps_come_from_the_generator_alone():
 def test_an_impossible_timestep_range_is_refused(low, high):
     with pytest.raises(ValueError, match=f"low={low}, high={high} must satisfy"):
         draw_timesteps(3, NoiseSchedule(), stream(0, "timesteps"), low, high)
+
+
+def test_context_noise_reaches_the_context_alone_and_its_level_differs_by_sample():
+    latents = torch.zeros(64, C, T, H, W)
+    noisy = noise_context(latents, NUM_CONTEXT, 0.5, stream(0, "context-noise-test"))
+    assert torch.equal(noisy[:, :, NUM_CONTEXT:], latents[:, :, NUM_CONTEXT:])
+    level = noisy[:, :, :NUM_CONTEXT].flatten(1).std(dim=1)
+    assert level.max() < 0.55 and level.min() < 0.1
+    assert level.mean() == pytest.approx(0.25, abs=0.05)  # uniform from 0 to 0.5

@@ -63,12 +63,17 @@ def denoising_loss(learner, latents, actions, generator):
     return loss.mean()
 
 
-def slow_loss(learner, batch, step, text_dropout):
+def slow_loss(learner, batch, step, text_dropout, context_noise=0.0):
     """One slow step's loss from its definition."""
     generator = rng.stream(7, "slow-noise", step, step, 0)
     drop = torch.rand(len(batch["actions"]), generator=generator) < text_dropout
     actions = ["" if d else a for d, a in zip(drop, batch["actions"], strict=True)]
-    return denoising_loss(learner, batch["latents"], actions, generator)
+    latents = batch["latents"].clone()
+    if context_noise:
+        draws = rng.stream(7, "context-noise", step, step, 0)
+        level = context_noise * torch.rand(len(latents), generator=draws).view(-1, 1, 1, 1, 1)
+        latents[:, :, :3] += level * torch.randn(latents[:, :, :3].shape, generator=draws)
+    return denoising_loss(learner, latents, actions, generator)
 
 
 def test_noise_is_a_function_of_seed_and_step_alone(data):
@@ -92,6 +97,21 @@ def test_text_dropout_decides_which_texts_are_trained(data, dropout, trained):
     learner, _ = run(data, 3, text_dropout=dropout)
     rows = zip(learner.text.actions, before, learner.text.table, strict=True)
     assert {action for action, old, new in rows if not torch.equal(old, new)} == trained
+
+
+def test_context_noise_is_drawn_from_a_stream_of_its_own(data):
+    """Timesteps and targets' noise are those of a run without it; the batch itself stays clean."""
+    learner, record = run(data, 3, optimizer=still, context_noise=0.8)
+    for step, (batch, loss) in enumerate(zip(record.batches, record.losses, strict=True)):
+        expected = slow_loss(learner, batch, step, 0.1, 0.8)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+        assert not torch.isclose(loss, slow_loss(learner, batch, step, 0.1), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("inf"), float("nan")])
+def test_a_context_noise_out_of_range_says_what_is_allowed(data, noise):
+    with pytest.raises(ValueError, match=f"context_noise is {noise}; allowed: 0 and above"):
+        make_learner(data, context_noise=noise)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.5])
