@@ -19,10 +19,10 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor
 from tqdm import tqdm
 
+from experiments.command import run_command
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
@@ -326,12 +326,7 @@ def _seed_spread(base: Sequence[Scores], row: Sequence[Scores]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; 2 after an error of the input."""
-    try:
-        auto_cli(ablation, args=argv, as_positional=False, prog="python -m experiments.ablation")
-    except (ValueError, OSError) as error:
-        print(f"experiments.ablation: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("experiments.ablation", ablation, argv)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from jsonargparse import auto_cli
 from PIL import Image
 
+from experiments.command import run_command
 from experiments.leaderboard import between_markers
 from sfv.fast.rollout import Request, join
 from sfv.files import write_bytes
@@ -183,12 +183,7 @@ def list_of(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; 2 after an error of the input."""
-    try:
-        auto_cli(gallery, args=argv, as_positional=False, prog="python -m experiments.gallery")
-    except (ValueError, OSError) as error:
-        print(f"experiments.gallery: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("experiments.gallery", gallery, argv)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
+from experiments.command import run_command
 from sfv.files import write_bytes
 from sfv.metrics.protocol import MetricValue, comparable, from_plain
 from sfv.report.catalogue import METRICS, format_number
@@ -203,17 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     reports = []
     while args and not args[0].startswith("-"):
         reports.append(args.pop(0))
-    try:
-        auto_cli(
-            leaderboard,
-            args=[f"--reports={json.dumps(reports)}", *args],
-            as_positional=False,
-            prog="python -m experiments.leaderboard",
-        )
-    except (ValueError, OSError) as error:
-        print(f"experiments.leaderboard: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(
+        "experiments.leaderboard", leaderboard, [f"--reports={json.dumps(reports)}", *args]
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Put a trained reference checkpoint into the package: weights, an example to go on from, and its card.
 
-    python -m experiments.pack_reference --model runs/reference/slow/model
+    python -m experiments.pack_reference --model runs/reference/slow_noisy/model
 
 `python -m experiments.reference` trains it. The folder sfv/reference is replaced; what is larger than
 25 MB is refused.
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import auto_cli
 
 from data_tools.encode_latents import held_out_psnr
 from data_tools.files import find_episodes
+from experiments.command import run_command
 from experiments.reference import OUT
 from sfv.data.index import find_shards
 from sfv.data.schema import reverse_action
@@ -34,7 +34,7 @@ CARD = Path(__file__).with_name("reference_card.md")
 
 
 def pack(
-    model: Path = OUT / "slow" / "model",
+    model: Path = OUT / "slow_noisy" / "model",
     out: Path = SHIPPED,
     report: Path | None = None,
 ) -> None:
@@ -69,7 +69,8 @@ def pack(
 def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
     """What the card says, read from the run."""
     run = model.parent
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    parts = trainings(run)
+    config = parts[-1][1]
     packages = json.loads((run / "environment.json").read_text())["packages"]
     train = find_shards(OUT / "shards" / "train")
     settings = world.text.settings()
@@ -81,10 +82,12 @@ def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
         "actions": ", ".join(f"`{action}`" for action in settings["actions"] if action),
         "model": model,
         "walks": train.num_samples,
-        "steps": config["trainer"]["max_steps"],
+        "steps": ", then ".join(
+            f"{config['trainer']['max_steps']} (`experiments/configs/reference/{name}.yaml`)"
+            for name, config in parts
+        ),
         "batch": config["data"]["batch_size"],
         "seed": config["seed_everything"],
-        "config": f"`experiments/configs/reference/{run.name}.yaml`",
         "psnr": held_out_psnr(OUT / "shards", world.codec)["val"],
         "fingerprint": world.fingerprint(),
         "codec": world.codec.fingerprint(),
@@ -92,14 +95,17 @@ def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
     }
 
 
+def trainings(run: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Name and settings of a run and of those whose weights it went on from, first to last."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    earlier = config["model"]["init_from"]
+    before = trainings(Path(earlier).parent) if earlier else []
+    return [*before, (run.name, config)]
+
+
 def main() -> int:
     """Run the command; 2 where the run is not finished."""
-    try:
-        auto_cli(pack, as_positional=False)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("experiments.pack_reference", pack)
 
 
 if __name__ == "__main__":
