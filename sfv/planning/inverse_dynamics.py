@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sfv.metrics.video import check_video
+from sfv.models.model_folder import INVERSE_FILE, find_inverse
 from sfv.models.weight_files import hash_tensors, read_tensors, write_tensors
 from sfv.rng import stream
 
-FILE = "inverse_dynamics.safetensors"
 POSE = ("forward", "left", "up", "turn")
 """What the continuous head reads: units of the world, and degrees counter-clockwise."""
 _FORMAT = "sfv.inverse_dynamics/1"
@@ -122,17 +122,20 @@ class InverseDynamics(nn.Module):
             "pose_scale": scale,
         }
         metadata = {"format": _FORMAT, "sizes": json.dumps(sizes)}
-        write_tensors(folder / FILE, self.state_dict(), metadata)
+        write_tensors(folder / INVERSE_FILE, self.state_dict(), metadata)
 
     @classmethod
     def load(cls, folder: str | Path) -> "InverseDynamics":
         """Read what `save` wrote.
 
+        Args:
+            folder: see `find_inverse`.
+
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: another kind of file.
         """
-        path = Path(folder) / FILE
+        path = find_inverse(folder) / INVERSE_FILE
         tensors, metadata = read_tensors(path)
         if metadata.get("format") != _FORMAT:
             raise ValueError(

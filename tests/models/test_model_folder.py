@@ -1,7 +1,14 @@
 import pytest
 
 from sfv.models import model_folder
-from sfv.models.model_folder import ACTIONS, START, find_example, find_model
+from sfv.models.model_folder import (
+    ACTIONS,
+    INVERSE_FILE,
+    START,
+    find_example,
+    find_inverse,
+    find_model,
+)
 
 
 def a_model(folder):
@@ -27,6 +34,18 @@ def test_the_name_of_the_shipped_one_gives_way_to_a_folder(tmp_path, monkeypatch
 def test_no_model_is_said_with_what_to_give(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no world model \(no model\.json\); give"):
         find_model(tmp_path)
+
+
+def test_an_inverse_model_is_found_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_folder, "SHIPPED", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="reference holds no inverse dynamics model"):
+        find_inverse("reference")
+    for folder in (tmp_path / "inverse", tmp_path / "run" / "model"):
+        folder.mkdir(parents=True)
+        (folder / INVERSE_FILE).touch()
+    assert find_inverse("reference") == tmp_path / "inverse"
+    assert find_inverse(tmp_path / "run") == tmp_path / "run" / "model"
 
 
 def test_an_example_is_whole_or_none(tmp_path):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfv.models.model_folder import INVERSE_FILE
 from sfv.models.weight_files import write_tensors
 from sfv.planning.inverse_dynamics import (
-    FILE,
     InverseDynamics,
     InverseReader,
     inverse_losses,
@@ -93,7 +93,7 @@ def test_saved_and_loaded_is_the_same_model(tmp_path: Path) -> None:
     assert loaded.fingerprint() == net.fingerprint() != model(seed=5).fingerprint()
     pair = frames(2)
     torch.testing.assert_close(loaded(pair[:1], pair[1:]), net(pair[:1], pair[1:]))
-    write_tensors(tmp_path / FILE, {"a": torch.zeros(1)}, {"format": "other"})
+    write_tensors(tmp_path / INVERSE_FILE, {"a": torch.zeros(1)}, {"format": "other"})
     with pytest.raises(ValueError, match="has the format 'other', expected"):
         InverseDynamics.load(tmp_path)
 
