@@ -49,6 +49,7 @@ def benchmark(
     name: str = "videos",
     protocols: Protocol | list[Protocol] = ["return", "open"],  # noqa: B006 (read only)
     lengths: int | list[int] | None = None,
+    kinds: str | list[str] | None = None,
     data: Path | None = None,
     make_data: bool = False,
     fvd: bool = True,
@@ -75,6 +76,7 @@ def benchmark(
         name: row of --videos.
         protocols: `return`, `open`; one or a list.
         lengths: nominal lengths of the walks to take, e.g. [100, 300]; null takes all.
+        kinds: kinds of walk to take, e.g. [return, loop]; null takes all.
         data: folder of the benchmark's data; null is data/benchmarks/NAME.
         make_data: make the data first where they are missing.
         fvd: also FVD and KVD, which take longest to measure.
@@ -88,7 +90,11 @@ def benchmark(
         raise BenchmarkError("nothing to score: give --ckpt MODEL, --videos FOLDER, or both")
     sampled = check_seeds(seeds, generation.seed)
     spec = find_benchmark(benchmark)
-    parts = chosen_parts(spec, [lengths] if isinstance(lengths, int) else lengths)
+    parts = chosen_parts(
+        spec,
+        [lengths] if isinstance(lengths, int) else lengths,
+        [kinds] if isinstance(kinds, str) else kinds,
+    )
     tasks = [] if ckpt is None else rows_of_models(ckpt, wanted, rows, also, methods, generation)
     theirs = {} if videos is None else rows_of_videos(videos, wanted)
     if name in {task.name for task in tasks} and videos is not None:
@@ -99,7 +105,7 @@ def benchmark(
     of_part = {part: [walk for walk in walks if walk.part == part] for part in parts}
     tasks = checked(tasks, of_part, drop=rows is None)
     claim_folder(out, MARKER, "a benchmark's folder")
-    write_json(out / MARKER, {"benchmark": spec.label, "lengths": lengths, "seeds": seeds})
+    write_json(out / MARKER, {"benchmark": spec.label, "parts": parts, "seeds": seeds})
     _generate(out, tasks, wanted, of_part, generation, sampled)
     found = {task.name: _folders(out, task, wanted, sampled, generation.seed) for task in tasks}
     undone = {

@@ -63,21 +63,34 @@ class Walk:
         return Trip(TrueEpisode(self.meta, video, world.codec.encode(video[None])), num_out)
 
 
-def chosen_parts(benchmark: Benchmark, lengths: Sequence[int] | None) -> list[str]:
-    """Names of the parts of these nominal lengths; None takes all.
+def chosen_parts(
+    benchmark: Benchmark,
+    lengths: Sequence[int] | None = None,
+    kinds: Sequence[str] | None = None,
+) -> list[str]:
+    """Names of the parts of these nominal lengths and kinds of walk; None takes all.
 
     Raises:
-        BenchmarkError: there is no part of a length.
+        BenchmarkError: there is no part of a length or of a kind.
     """
-    there = sorted({part.length for part in benchmark.parts.values()})
-    unknown = sorted(set(lengths or ()) - set(there))
+    parts = benchmark.parts
+    _known(benchmark, "length", lengths, sorted({part.length for part in parts.values()}))
+    _known(benchmark, "kind", kinds, sorted({part.walk for part in parts.values()}))
+    return [
+        name
+        for name, part in parts.items()
+        if (lengths is None or part.length in lengths) and (kinds is None or part.walk in kinds)
+    ]
+
+
+def _known(
+    benchmark: Benchmark, what: str, given: Sequence[object] | None, there: Sequence[object]
+) -> None:
+    unknown = [value for value in given or () if value not in there]
     if unknown:
         raise BenchmarkError(
-            f"{benchmark.label} has no walks of length {unknown[0]}; allowed: {there}"
+            f"{benchmark.label} has no walks of {what} {unknown[0]}; allowed: {there}"
         )
-    return [
-        name for name, part in benchmark.parts.items() if lengths is None or part.length in lengths
-    ]
 
 
 def load_walks(benchmark: Benchmark, data: Path, parts: Sequence[str]) -> list[Walk]:

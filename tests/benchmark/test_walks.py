@@ -30,10 +30,15 @@ def test_revisits_whose_first_visit_is_generated_do_not_count(made_up):
     assert replace(walk, meta=replace(walk.meta, revisits=pairs)).revisits == [(2, walk.turn)]
 
 
-def test_lengths_choose_parts(made_up):
+def test_lengths_and_kinds_choose_parts(made_up):
     benchmark = find_benchmark(str(made_up))
     assert chosen_parts(benchmark, [300]) == ["return-20"]
-    assert chosen_parts(benchmark, None) == ["return-12", "return-20"]
+    assert chosen_parts(benchmark) == ["return-12", "return-20"]
+    doom = find_benchmark("doom-return")
+    assert chosen_parts(doom, [100, 300], ["return"]) == ["return-104", "return-296"]
+    assert chosen_parts(doom, None, ["loop"]) == ["loop-152", "loop-296", "loop-1000"]
+    with pytest.raises(BenchmarkError, match=r"no walks of kind fly; allowed: \['loop', 'return'"):
+        chosen_parts(doom, None, ["return", "fly"])
     with pytest.raises(BenchmarkError, match=r"no walks of length 200; allowed: \[100, 300\]"):
         chosen_parts(benchmark, [100, 200])
 
