@@ -76,6 +76,10 @@ def page(folder: Path = CLAIMS) -> str:
     parts.append("\n".join(target_lines(targets, reports)) + "\n")
     if passports.known:
         parts.append("\n".join(["## Passports", "", *passports.lines()]) + "\n")
+    commands = [f"- `{report}`: `{command}`" for report, command in reports.commands().items()]
+    if commands:
+        head = ["## Reports", "", "Where the values come from, in `experiments/claims`.", ""]
+        parts.append("\n".join([*head, *commands]) + "\n")
     return "\n".join(parts)
 
 

@@ -104,6 +104,7 @@ class Reports:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._commands: dict[str, str] = _content(folder / "reports.yaml", dict)
         self._read: dict[str, dict[str, Value]] = {}
 
     def value(self, report: str, row: str, metric: str) -> Value | None:
@@ -112,6 +113,21 @@ class Reports:
             path = self.folder / report
             self._read[report] = read_report(path) if path.is_file() else {}
         return self._read[report].get(f"{row}/{metric}")
+
+    def commands(self) -> dict[str, str]:
+        """What made each of the reports that are there.
+
+        Raises:
+            ValueError: of a report nothing is said.
+        """
+        there = sorted((self.folder / "reports").glob("*.json"))
+        names = [path.relative_to(self.folder).as_posix() for path in there]
+        unknown = [name for name in names if name not in self._commands]
+        if unknown:
+            raise ValueError(
+                f"{self.folder / 'reports.yaml'}: says not what made {unknown[0]}; add a line for it"
+            )
+        return {name: self._commands[name] for name in names}
 
 
 def load_table(path: Path) -> Table:

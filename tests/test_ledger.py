@@ -59,7 +59,7 @@ def test_every_cell_of_the_paper_has_a_row(claims):
     text = page(claims)
     tables = text.split("\n## ")[1:]
     counts = [len(lines(table, "| ")) - 2 for table in tables]
-    assert counts == [6 * 7 + 3 + 7, 5 * 4, 5 * 2, 4]
+    assert counts == [6 * 7 + 3 + 7, 5 * 4, 5 * 2, 6]
     assert "measured at small scale;" not in text
     assert text.count("not measured yet; the paper's needs GPUs") == 3 + 7 + 3 * 4 + 10
 
@@ -81,17 +81,17 @@ def test_a_report_fills_its_cells_and_a_changed_one_changes_the_page(claims):
 
 
 def test_the_best_baseline_counts_and_a_missing_one_is_said(claims):
-    assert judged(claims, "best baseline")[0] == "not measured yet"
+    assert judged(claims, "FVD, full / best baseline")[0] == "not measured yet"
     write(claims, BENCHMARK, "fast", fvd=330)
     write(claims, BENCHMARK, "none", fvd=1000)
-    here, reached = judged(claims, "best baseline")
+    here, reached = judged(claims, "FVD, full / best baseline")
     assert here.startswith("0.33 [0.27, 0.40]; without reports/doom-return.json long_context")
     assert reached == "yes"
     write(claims, BENCHMARK, "retrieval", fvd=400)
-    here, reached = judged(claims, "best baseline")
+    here, reached = judged(claims, "FVD, full / best baseline")
     assert here.startswith("0.82") and reached == "no", "against the best, not the first"
     write(claims, BENCHMARK, "retrieval", {"network": "r3d"}, fvd=400)
-    assert judged(claims, "best baseline") == ("–", "not comparable: network: 'i3d' and 'r3d'")
+    assert judged(claims, "FVD, full / best baseline") == ("–", "not comparable: network: 'i3d' and 'r3d'")
 
 
 def test_fewer_cuts_with_less_motion_reach_nothing(claims):
@@ -145,3 +145,12 @@ def test_a_broken_report_is_named(claims, capsys):
     (claims / "reports" / f"{BENCHMARK}.json").write_text('{"rows": {}}')
     assert main(["--claims", str(claims)]) == 2
     assert "doom-return.json: report: 'rows' is empty" in capsys.readouterr().err
+
+
+def test_a_report_stands_on_the_page_with_its_command_and_not_without_one(claims, capsys):
+    write(claims, BENCHMARK, "fast", src=90.0)
+    text = page(claims)
+    assert "- `reports/doom-return.json`: `sfv evaluate --benchmark doom-return" in text
+    (claims / "reports" / "mine.json").write_text("{}")
+    assert main(["--claims", str(claims), "--out", str(claims / "page.md")]) == 2
+    assert "says not what made reports/mine.json; add a line" in capsys.readouterr().err
