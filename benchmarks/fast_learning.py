@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.cpu_unet import SCHEDULE, pair
 from benchmarks.side_by_side import Work, arguments, compare, flops, machine, write_table
 from sfv.diffusion.objective import all_frames_loss, draw_timesteps
-from sfv.diffusion.sampler import SamplerSettings, sample_chunk
+from sfv.diffusion.sampler import SamplerSettings, sample_chunk, starting_point
 from sfv.fast.learner import FastLearner, FastSettings, autocast
 from sfv.fast.rollout import Request, Rollout
 from sfv.models.autoencoder import PCAPatchCodec
@@ -159,7 +159,7 @@ class Stock:
                 null,
                 noise.shape[2],
                 scale,
-                noise,
+                starting_point(self.setting.sampler.start, context, noise, SCHEDULE),
             )
 
     def learn(self, episode: str, chunks: Tensor, i: int, optimizer: torch.optim.Optimizer) -> None:

@@ -91,7 +91,10 @@ def test_the_best_baseline_counts_and_a_missing_one_is_said(claims):
     here, reached = judged(claims, "FVD, full / best baseline")
     assert here.startswith("0.82") and reached == "no", "against the best, not the first"
     write(claims, BENCHMARK, "retrieval", {"network": "r3d"}, fvd=400)
-    assert judged(claims, "FVD, full / best baseline") == ("–", "not comparable: network: 'i3d' and 'r3d'")
+    assert judged(claims, "FVD, full / best baseline") == (
+        "–",
+        "not comparable: network: 'i3d' and 'r3d'",
+    )
 
 
 def test_fewer_cuts_with_less_motion_reach_nothing(claims):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfv import rng
-from sfv.diffusion.sampler import SamplerSettings, sample_chunk
+from sfv.diffusion.sampler import SamplerSettings, sample_chunk, starting_point
 from sfv.fast.learner import autocast
 from sfv.fast.settings import FastSettings
 from sfv.models.schedulers import make_scheduler
@@ -133,7 +133,8 @@ class ContextRollout:
         world = self.world
         generator = rng.stream(self.seed, "sample-noise", episode, chunk_idx)
         shape = (1, context.shape[1], world.num_generated, *context.shape[3:])
-        noise = torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator).to(context)
+        begin = starting_point(self.sampler.start, context, noise, world.schedule)
         with autocast(context.device, self.precision):
             return sample_chunk(
                 world.denoiser,
@@ -143,5 +144,5 @@ class ContextRollout:
                 world.text([""]),
                 world.num_generated,
                 self.sampler.guidance_scale,
-                noise.to(context),
+                begin,
             )

@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sfv.diffusion.schedule import NoiseSchedule
 from sfv.types import Denoiser
 
+Start = Literal["context", "noise"]
 SamplerName = Literal["ddim", "dpmsolver++"]
 
 
@@ -40,6 +42,9 @@ class SamplerSettings:
         name: DDIM (deterministic) or DPM-Solver++ (second order: good from about 15 steps).
         num_inference_steps: denoiser calls a chunk.
         guidance_scale: classifier-free guidance; 1 means none, and costs no second forward pass.
+        start: what new frames are sampled from. `noise` is pure noise (the paper's). But a schedule without
+            zero terminal SNR leaves some signal at its last timestep, which the denoiser has learned to
+            read; `context` puts the newest context frame there instead of nothing (`starting_point`).
 
     Raises:
         ValueError: if a number is out of its range.
@@ -48,6 +53,7 @@ class SamplerSettings:
     name: SamplerName = "ddim"
     num_inference_steps: int = 50
     guidance_scale: float = 1.0
+    start: Start = "context"
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
@@ -79,6 +85,30 @@ class SamplingStep:
     latents: Float[Tensor, "b c t h w"]
 
 
+def starting_point(
+    start: Start,
+    context: Float[Tensor, "b c p h w"],
+    noise: Float[Tensor, "b c g h w"],
+    schedule: NoiseSchedule,
+) -> Float[Tensor, "b c g h w"]:
+    """What the new frames are sampled from.
+
+    In training the last timestep T-1 holds √ᾱ z_0, from which brightness and layout can be read. From
+    pure noise the denoiser reads grey, and every chunk comes out darker and flatter than the one before
+    (Lin et al., 2023, arXiv 2305.08891). The newest context frame is a better guess at z_0 than nothing.
+
+    Args:
+        start: see `SamplerSettings`.
+        context: clean latents, the newest frame last.
+        noise: standard normal.
+        schedule: gives √ᾱ of T-1; 0 with zero terminal SNR, where both starts are the same.
+    """
+    if start == "noise":
+        return noise
+    last = torch.full(noise.shape[:1], schedule.num_train_timesteps - 1, device=noise.device)
+    return schedule.add_noise(context[:, :, -1:].expand_as(noise), noise, last)
+
+
 OnStep = Callable[[SamplingStep], None]
 
 
@@ -105,7 +135,7 @@ def sample_chunk(
         null_text: token states of "no text"; unused at guidance 1.
         num_generated: f_g.
         guidance_scale: 1 means none.
-        noise: standard normal, the starting point of the new frames.
+        noise: the starting point of the new frames (`starting_point`).
         on_step: called after each step; what it raises ends the sampling.
 
     Raises:

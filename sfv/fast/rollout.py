@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfv import rng
-from sfv.diffusion.sampler import OnStep, SamplerSettings, sample_chunk
+from sfv.diffusion.sampler import OnStep, SamplerSettings, sample_chunk, starting_point
 from sfv.fast.learner import FastLearner, FastReport, autocast
 from sfv.fast.memory import Memory
 from sfv.models.schedulers import make_scheduler
@@ -250,6 +250,9 @@ class Rollout:
             keys = (journey.request.episode, journey.chunk_idx)
             generator = rng.stream(self.seed, "sample-noise", *keys)
             noise.append(torch.randn(shape, generator=generator))
+        begin = starting_point(
+            self.sampler.start, context, torch.stack(noise).to(context), self.model.schedule
+        )
         with self._with_memory(going), autocast(context.device, self.precision):
             return sample_chunk(
                 self.model.denoiser,
@@ -259,7 +262,7 @@ class Rollout:
                 self.model.text([""]).expand(len(going), -1, -1),
                 self.model.num_generated,
                 self.sampler.guidance_scale,
-                torch.stack(noise).to(context),
+                begin,
                 on_step,
             )
 

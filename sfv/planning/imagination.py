@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfv import rng
-from sfv.diffusion.sampler import SamplerSettings, sample_chunk
+from sfv.diffusion.sampler import SamplerSettings, sample_chunk, starting_point
 from sfv.fast.learner import FastLearner, FastReport, autocast
 from sfv.fast.memory import Memory
 from sfv.models.schedulers import make_scheduler
@@ -151,6 +151,8 @@ class WorldImagination:
         text: tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]],
         noise: Float[Tensor, "b c g h w"],
     ) -> Float[Tensor, "b c g h w"]:
+        begin = starting_point(self.sampler.start, context, noise, self.world.schedule)
+
         def sample() -> Tensor:
             return sample_chunk(
                 self.world.denoiser,
@@ -159,7 +161,7 @@ class WorldImagination:
                 *text,
                 self.world.num_generated,
                 self.sampler.guidance_scale,
-                noise,
+                begin,
             )
 
         if self.learner is None or self._memory is None:
