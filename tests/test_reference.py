@@ -4,6 +4,7 @@ import argparse
 from importlib import import_module
 
 import pytest
+import torch
 import yaml
 
 import data_tools.collect.doom
@@ -12,7 +13,7 @@ import sfv.cli
 from experiments import reference
 from experiments.pack_reference import MOST_BYTES
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.fast.rollout import Rollout
+from sfv.fast.rollout import Request, Rollout
 from sfv.metrics.frame import psnr
 from sfv.models.model_folder import REFERENCE, SHIPPED
 from sfv.models.world_model import WorldModel
@@ -112,3 +113,16 @@ def test_one_command_makes_a_first_video(tmp_path):
         "start-fast.mp4",
         "start-none.mp4",
     ]
+
+
+@pytest.mark.slow
+def test_long_walks_keep_their_contrast_better_from_context_than_from_pure_noise(walks):
+    """Pure noise reads as grey at the last timestep; every chunk would be flatter than the one before."""
+    world = WorldModel.load(REFERENCE)
+    requests = [Request(walk.meta.id, walk.latents[:, :, :8], walk.actions[:6]) for walk in walks]
+    contrast = {}
+    for start in ("context", "noise"):
+        rollout = Rollout(world, SamplerSettings("ddim", 8, start=start), None, precision="bf16")
+        last = [chunks[-1].generated for chunks in rollout.run_many(requests)]
+        contrast[start] = float(world.codec.decode(torch.cat(last)).std(dim=(1, 2, 3, 4)).mean())
+    assert contrast["context"] > 1.1 * contrast["noise"]

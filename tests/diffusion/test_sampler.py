@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from sfv.diffusion.sampler import SamplerSettings, Scheduler, sample_chunk
+from sfv.diffusion.sampler import SamplerSettings, Scheduler, sample_chunk, starting_point
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.models.denoiser import VideoUNet
 from sfv.models.schedulers import make_scheduler
@@ -198,3 +198,17 @@ def test_noise_of_another_length_is_refused(denoiser, inputs):
 def test_impossible_sampler_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         SamplerSettings(**fields)
+
+
+def test_sampling_begins_with_the_signal_that_training_left_at_the_last_timestep(inputs):
+    """√ᾱ of the newest context frame, which is the last of `context`; with no signal there, pure noise."""
+    context, noise = inputs["context"], inputs["noise"]
+    schedule = NoiseSchedule()
+    kept = schedule.alphas_cumprod()[-1]
+    expected = kept.sqrt() * context[:, :, [-1] * NUM_GENERATED] + (1 - kept).sqrt() * noise
+    found = starting_point("context", context, noise, schedule)
+    torch.testing.assert_close(found, expected)
+    assert (found - noise).abs().max() > 0.05
+    assert torch.equal(starting_point("noise", context, noise, schedule), noise)
+    without = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
+    torch.testing.assert_close(starting_point("context", context, noise, without), noise)
