@@ -90,11 +90,7 @@ def benchmark(
         raise BenchmarkError("nothing to score: give --ckpt MODEL, --videos FOLDER, or both")
     sampled = check_seeds(seeds, generation.seed)
     spec = find_benchmark(benchmark)
-    parts = chosen_parts(
-        spec,
-        [lengths] if isinstance(lengths, int) else lengths,
-        [kinds] if isinstance(kinds, str) else kinds,
-    )
+    parts = chosen_parts(spec, lengths, kinds)
     tasks = [] if ckpt is None else rows_of_models(ckpt, wanted, rows, also, methods, generation)
     theirs = {} if videos is None else rows_of_videos(videos, wanted)
     if name in {task.name for task in tasks} and videos is not None:

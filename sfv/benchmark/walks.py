@@ -65,15 +65,17 @@ class Walk:
 
 def chosen_parts(
     benchmark: Benchmark,
-    lengths: Sequence[int] | None = None,
-    kinds: Sequence[str] | None = None,
+    lengths: int | Sequence[int] | None = None,
+    kinds: str | Sequence[str] | None = None,
 ) -> list[str]:
-    """Names of the parts of these nominal lengths and kinds of walk; None takes all.
+    """Names of the parts of these nominal lengths and kinds of walk, one or several; None takes all.
 
     Raises:
         BenchmarkError: there is no part of a length or of a kind.
     """
     parts = benchmark.parts
+    lengths = [lengths] if isinstance(lengths, int) else lengths
+    kinds = [kinds] if isinstance(kinds, str) else kinds
     _known(benchmark, "length", lengths, sorted({part.length for part in parts.values()}))
     _known(benchmark, "kind", kinds, sorted({part.walk for part in parts.values()}))
     return [

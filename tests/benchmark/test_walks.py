@@ -36,7 +36,7 @@ def test_lengths_and_kinds_choose_parts(made_up):
     assert chosen_parts(benchmark) == ["return-12", "return-20"]
     doom = find_benchmark("doom-return")
     assert chosen_parts(doom, [100, 300], ["return"]) == ["return-104", "return-296"]
-    assert chosen_parts(doom, None, ["loop"]) == ["loop-152", "loop-296", "loop-1000"]
+    assert chosen_parts(doom, None, "loop") == ["loop-152", "loop-296", "loop-1000"]
     with pytest.raises(BenchmarkError, match=r"no walks of kind fly; allowed: \['loop', 'return'"):
         chosen_parts(doom, None, ["return", "fly"])
     with pytest.raises(BenchmarkError, match=r"no walks of length 200; allowed: \[100, 300\]"):
