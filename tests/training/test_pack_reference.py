@@ -7,6 +7,7 @@ import yaml
 from experiments import pack_reference
 from sfv.models.model_folder import find_example
 from sfv.models.world_model import WorldModel
+from sfv.planning.inverse_dynamics import InverseDynamics
 from sfv.training.rollout import read_actions, read_start
 
 CONFIG = {"seed_everything": 7, "trainer": {"max_steps": 5}, "data": {"batch_size": 2}}
@@ -14,11 +15,24 @@ CONFIG = {"seed_everything": 7, "trainer": {"max_steps": 5}, "data": {"batch_siz
 
 @pytest.fixture
 def run(demo, tmp_path, monkeypatch):
-    """The demo's folder as if `experiments.reference` had made it."""
-    monkeypatch.setattr(pack_reference, "OUT", demo.folder)
-    folder = tmp_path / "slow"
+    """The demo's data and model as if `experiments.reference` had made them, in two trainings."""
+    made = tmp_path / "made"
+    monkeypatch.setattr(pack_reference, "OUT", made)
+    made.mkdir()
+    for name in ("episodes", "shards"):
+        (made / name).symlink_to(demo.folder / name)
+    InverseDynamics(("walk forward",)).save(made / "inverse")
+    score = {"value": 0.5, "passport": {"count": 3}}
+    metrics = {"pair_accuracy": score, "action_accuracy": score}
+    report = {"rows": {"true_video": {"metrics": metrics}}}
+    (made / "inverse" / "report.json").write_text(json.dumps(report))
+    first, folder = made / "first", made / "slow"
+    first.mkdir()
+    earlier = CONFIG | {"model": {"init_from": None}, "trainer": {"max_steps": 3}}
+    (first / "config.yaml").write_text(yaml.safe_dump(earlier))
     shutil.copytree(demo.folder / "slow" / "model", folder / "model")
-    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    config = CONFIG | {"model": {"init_from": str(first / "model")}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "environment.json").write_text(json.dumps({"packages": {"torch": "9.9"}}))
     return folder
 
@@ -35,7 +49,11 @@ def test_the_package_gets_the_weights_an_example_and_a_card(run, demo, tmp_path)
     assert told[-1] == "walk backward" and len(told) == 2 * len(pack_reference.WAY_OUT)
     world.text(told)
     card = (out / "README.md").read_text()
-    assert world.fingerprint() in card and "5 slow steps of batch 2, seed 7" in card
+    assert world.fingerprint() in card and "batch 2, seed 7" in card
+    folder = "experiments/configs/reference"
+    assert f"3 (`{folder}/first.yaml`), then 5 (`{folder}/slow.yaml`)" in card
+    assert "0.50 of frame pairs" in card
+    assert InverseDynamics.load(out / "inverse").actions == ("walk forward",)
     assert "3 random walks" in card and "torch 9.9" in card and "Return PSNR" in card
 
 
@@ -48,4 +66,4 @@ def test_what_is_too_large_leaves_the_old_one_there(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"MB; allowed: 0 MB"):
         pack_reference.pack(run / "model", out)
     assert (out / "README.md").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["reference", "slow"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "reference"]
