@@ -33,6 +33,7 @@ from sfv.metrics.frame import lpips, psnr
 from sfv.metrics.protocol import Passport, Row, mean_value, paired_difference, report_json
 from sfv.metrics.scene_revisit import AlexNetFeatures, video_revisit_similarity
 from sfv.metrics.suite_common import lpips_passport, videos_hash
+from sfv.models.device import AUTO
 from sfv.models.world_model import WorldModel
 from sfv.training.episodes import load_episodes
 from sfv.training.generate import GenerationSettings, TrueEpisode, rollout_of
@@ -82,6 +83,7 @@ def ablation(
     precision: Precision = "bf16",
     videos_at_once: int = 1,
     against: str = BASE,
+    device: str = AUTO,
 ) -> None:
     """Measure rows of settings on the way back of there-and-back walks, and write their table.
 
@@ -97,6 +99,7 @@ def ablation(
         precision: arithmetic.
         videos_at_once: walks in one batch, each with its own Θ.
         against: the row that the printed gains are over.
+        device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
     """
     if not {BASE, against} <= rows.keys() or not seeds or num_back < 1:
         raise ValueError(
@@ -104,7 +107,7 @@ def ablation(
             f"row named {BASE!r} and one to compare with, at least one seed, num_back >= 1"
         )
     claim_folder(out, MARKER, "an ablation folder")
-    world = WorldModel.load(model)
+    world = WorldModel.load(model, device)
     walks = [walk for walk in load_episodes(episodes, world, num_episodes) if walk.meta.revisits]
     bench = Bench(world, walks, num_back, sampler, precision, videos_at_once)
     settings = bench.settings() | {"seeds": seeds}
@@ -164,7 +167,7 @@ class Bench:
         """
         if model is None:
             return self
-        world = WorldModel.load(Path(model.format(seed=seed)))
+        world = WorldModel.load(Path(model.format(seed=seed))).to(self.world.device)
         if world.codec.fingerprint() != self.world.codec.fingerprint():
             raise ValueError(f"{model} has another codec than the common model; leave the row out")
         return replace(self, world=world)
@@ -224,7 +227,7 @@ class Bench:
         for first in range(0, len(requests), self.videos_at_once):
             made += rollout.run_many(requests[first : first + self.videos_at_once])
         joined = [torch.cat([chunk.generated for chunk in chunks], dim=2) for chunks in made]
-        return [self.world.codec.decode(latents)[0] for latents in joined]
+        return [self.world.decode(latents)[0] for latents in joined]
 
     def _trips(self) -> list[Trip]:
         return [trip_of(walk) for walk in self.walks]

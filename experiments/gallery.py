@@ -22,6 +22,7 @@ from experiments.command import run_command
 from experiments.leaderboard import between_markers
 from sfv.fast.rollout import Request, join
 from sfv.files import write_bytes
+from sfv.models.device import AUTO
 from sfv.models.world_model import WorldModel
 from sfv.report.video import side_by_side, to_frames
 from sfv.training.episodes import load_episodes
@@ -65,6 +66,7 @@ def gallery(
     fps: float = 8.0,
     upscale: int = 2,
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+    device: str = AUTO,
 ) -> None:
     """Make walks with a world model and list them on a page.
 
@@ -79,11 +81,12 @@ def gallery(
         fps: frames a second of the pictures.
         upscale: each pixel becomes a square of this many a side.
         generation: sampler, fast learning, precision, seed.
+        device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
     """
     text = page.read_text()
     between_markers(text, "", page, MARKERS)  # before the work
     folder = out.resolve().relative_to(page.resolve().parent)
-    world = WorldModel.load(model)
+    world = WorldModel.load(model, device)
     walks = []
     for episode in load_episodes(episodes, world, num_walks):
         frames, num_given = film(world, episode, given, generation, upscale)
@@ -131,7 +134,7 @@ def film(
     for row in rows:
         with rollout_of(world, row, generation) as rollout:
             latents = join(start, rollout.run_many([request])[0])
-        panels.append(to_frames(world.codec.decode(latents[:, :, num_given:])[0]))
+        panels.append(to_frames(world.decode(latents[:, :, num_given:])[0]))
     return side_by_side(panels, list(LABELS.values()), upscale=upscale), num_given
 
 

@@ -11,11 +11,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfv import rng
-from sfv.diffusion.sampler import SamplerSettings, sample_chunk, starting_point
-from sfv.fast.learner import autocast
+from sfv.diffusion.sampler import SamplerSettings
+from sfv.fast.chunk_sampler import ChunkSampler
 from sfv.fast.settings import FastSettings
-from sfv.models.schedulers import make_scheduler
 from sfv.models.world_model import WorldModel
 from sfv.types import Precision
 
@@ -95,11 +93,8 @@ class ContextRollout:
     def __init__(
         self, world: WorldModel, sampler: SamplerSettings, seed: int, precision: Precision
     ) -> None:
-        self.world, self.sampler = world, sampler
-        self.seed, self.precision = seed, precision
-        self._scheduler = make_scheduler(world.schedule, sampler.name, sampler.num_inference_steps)
+        self._sampler = ChunkSampler(world, sampler, seed, precision)
 
-    @torch.no_grad()
     def run(
         self,
         episode: str,
@@ -123,26 +118,6 @@ class ContextRollout:
         given = past.shape[2]
         for i, action in enumerate(actions):
             chosen: Int[Tensor, " n"] = torch.tensor(list(pick(past.shape[2])))
-            new = self._sample(episode, past[:, :, chosen], action, first_chunk + i)
+            new = self._sampler(past[:, :, chosen], [action], [(episode, first_chunk + i)])
             past = torch.cat([past, new], dim=2)
         return past[:, :, given:]
-
-    def _sample(
-        self, episode: str, context: Float[Tensor, "1 c p h w"], action: str, chunk_idx: int
-    ) -> Float[Tensor, "1 c g h w"]:
-        world = self.world
-        generator = rng.stream(self.seed, "sample-noise", episode, chunk_idx)
-        shape = (1, context.shape[1], world.num_generated, *context.shape[3:])
-        noise = torch.randn(shape, generator=generator).to(context)
-        begin = starting_point(self.sampler.start, context, noise, world.schedule)
-        with autocast(context.device, self.precision):
-            return sample_chunk(
-                world.denoiser,
-                self._scheduler,
-                context,
-                world.text([action]),
-                world.text([""]),
-                world.num_generated,
-                self.sampler.guidance_scale,
-                begin,
-            )

@@ -16,6 +16,7 @@ from sfv.benchmark.videos import read_video
 from sfv.files import locked, write_json
 from sfv.metrics.protocol import MetricValue, Passport, Row, paired_differences, report_json
 from sfv.metrics.suite_common import videos_hash
+from sfv.models.device import AUTO, find_device
 from sfv.models.world_model import WorldModel
 from sfv.planning.environment import Environment, video_of
 from sfv.planning.episode import PlaySettings
@@ -46,6 +47,7 @@ def plan(
     min_clips: int = 16,
     play: PlaySettings = PlaySettings(),  # noqa: B008 (frozen)
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+    device: str = AUTO,
 ) -> None:
     """Plan long tasks with a world model and execute the plans in the engine.
 
@@ -69,12 +71,17 @@ def plan(
         min_clips: least number of clips of 16 frames for that.
         play: closed or open loop, how actions are found, time limit, how long memories last.
         generation: sampler, fast learning and precision.
+        device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
     """
     found = load_tasks(tasks)
     chosen = _chosen(found, num_tasks, tolerance, min_clips, environment)
     limit = found.tolerance if tolerance is None else tolerance
-    wanted = _rows([rows] if isinstance(rows, str) else rows, model, also)
-    reader = None if inverse is None else InverseReader(InverseDynamics.load(inverse))
+    wanted = _rows([rows] if isinstance(rows, str) else rows, model, also, device)
+    reader = (
+        None
+        if inverse is None
+        else InverseReader(InverseDynamics.load(inverse), find_device(device))
+    )
     check(wanted, chosen, environment, reader, play)
     planner = sub_goals or Script()
     settings = _settings(found, chosen, environment, wanted, reader, planner, play, generation)
@@ -126,7 +133,9 @@ def _chosen(
     return chosen
 
 
-def _rows(names: Sequence[str], model: Path | None, also: list[str] | str | None) -> list[PlanRow]:
+def _rows(
+    names: Sequence[str], model: Path | None, also: list[str] | str | None, device: str
+) -> list[PlanRow]:
     unknown = [name for name in names if name not in ROWS]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(f"rows are {list(names)}; allowed, each once: {', '.join(ROWS)}")
@@ -136,7 +145,7 @@ def _rows(names: Sequence[str], model: Path | None, also: list[str] | str | None
             f"row {needing[0]!r} imagines with a world model: give --model, or the rows "
             f"{' and '.join(ENGINE_ROWS)} alone"
         )
-    world = WorldModel.load(model) if needing and model is not None else None
+    world = WorldModel.load(model, device) if needing and model is not None else None
     found = [
         PlanRow(name) if name in ENGINE_ROWS else PlanRow(name, world, name == "fast")
         for name in names
@@ -149,7 +158,7 @@ def _rows(names: Sequence[str], model: Path | None, also: list[str] | str | None
                 f"--also {given}: allowed is NAME=FOLDER with a name that no other row has, e.g. "
                 "fast_loop=runs/loop/model"
             )
-        found.append(PlanRow(name, WorldModel.load(folder), learns=True))
+        found.append(PlanRow(name, WorldModel.load(folder, device), learns=True))
     return found
 
 

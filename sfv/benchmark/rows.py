@@ -33,6 +33,7 @@ def rows_of_models(
     also: list[str] | str | None,
     methods: Mapping[str, Method],
     generation: GenerationSettings,
+    device: str,
 ) -> list[RowTask]:
     """The rows of the model, and one for each of `also`; the arguments are those of the command.
 
@@ -47,7 +48,7 @@ def rows_of_models(
         raise BenchmarkError(
             f"no row {unknown[0]!r} in the protocol {' or '.join(wanted)}; allowed: {', '.join(able)}"
         )
-    world = WorldModel.load(ckpt)
+    world = WorldModel.load(ckpt, device)
     tasks = [RowTask(row, known[row], world) for row in names]
     for given in [also] if isinstance(also, str) else also or []:
         row, equals, folder = given.partition("=")
@@ -56,7 +57,7 @@ def rows_of_models(
                 f"--also {given}: allowed is NAME=FOLDER with a name that no other row has, e.g. "
                 "fast_loop=runs/loop/model"
             )
-        tasks.append(RowTask(row, known["fast"], WorldModel.load(Path(folder))))
+        tasks.append(RowTask(row, known["fast"], WorldModel.load(Path(folder), device)))
     return tasks
 
 

@@ -32,6 +32,7 @@ from sfv.benchmark.walks import make_data as make_data_by_tool
 from sfv.files import claim_folder, write_json
 from sfv.metrics.protocol import MetricValue, Row, from_plain, paired_differences, report_json
 from sfv.metrics.suite import videos_hash
+from sfv.models.device import AUTO
 from sfv.report.table import format_table
 from sfv.training.generate import GenerationSettings
 
@@ -56,6 +57,7 @@ def benchmark(
     methods: dict[str, Method] = {},  # noqa: B006 (read only)
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
     seeds: int | list[int] | None = None,
+    device: str = AUTO,
 ) -> None:
     """Run a benchmark of long memory on a world model, or score videos that another system made.
 
@@ -84,6 +86,7 @@ def benchmark(
         generation: sampler, fast learning and precision; baselines take as many fast steps.
         seeds: of the sampling noise, e.g. [0, 1, 2]: every row makes every walk with each of them, and a
             walk's value is the mean over them; null is --generation.seed alone.
+        device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
     """
     wanted = [protocols] if isinstance(protocols, str) else list(protocols)
     if ckpt is None and videos is None:
@@ -91,7 +94,11 @@ def benchmark(
     sampled = check_seeds(seeds, generation.seed)
     spec = find_benchmark(benchmark)
     parts = chosen_parts(spec, lengths, kinds)
-    tasks = [] if ckpt is None else rows_of_models(ckpt, wanted, rows, also, methods, generation)
+    tasks = (
+        []
+        if ckpt is None
+        else rows_of_models(ckpt, wanted, rows, also, methods, generation, device)
+    )
     theirs = {} if videos is None else rows_of_videos(videos, wanted)
     if name in {task.name for task in tasks} and videos is not None:
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")

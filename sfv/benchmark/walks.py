@@ -60,7 +60,7 @@ class Walk:
         """The walk as one model sees it."""
         video = self.video.float() / 255
         num_out = sum(action.stop <= self.turn for action in self.meta.actions) - 1
-        return Trip(TrueEpisode(self.meta, video, world.codec.encode(video[None])), num_out)
+        return Trip(TrueEpisode(self.meta, video, world.encode(video[None])), num_out)
 
 
 def chosen_parts(

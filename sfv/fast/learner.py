@@ -164,7 +164,10 @@ class FastLearner:
         self._texts.clear()
         with torch.inference_mode(False), frozen(self.denoiser):
             cut = (num_context or self._given) - self.num_context
-            pairs = pairs[:, :, cut:].clone()  # inference tensors cannot be trained on
+            device = next(self.denoiser.parameters()).device
+            pairs = pairs[:, :, cut:].to(
+                device, copy=True
+            )  # inference tensors cannot be trained on
             now = Exam(pairs, list(actions), [memory.num_chunks for memory in memories])
             before = self._examine(memories, [now])[:, 0].tolist()
             self._watch(memories, now, before)

@@ -98,9 +98,10 @@ def probe_loss(
     rule = learner.rule
     with torch.inference_mode(False), frozen(learner.denoiser):
         total = 0.0
-        given = None if theta is None else theta[None]
+        device = next(learner.denoiser.parameters()).device
+        given = None if theta is None else theta[None].to(device)
         for i, (pair, action) in enumerate(zip(episode.pairs, episode.actions, strict=True)):
-            latents = pair[None].expand(num_draws, -1, -1, -1, -1).clone()
+            latents = pair[None].expand(num_draws, -1, -1, -1, -1).to(device, copy=True)
             generator = rng.stream(learner.seed, "memory-probe", episode.name, i)
             noise = torch.randn(latents.shape, generator=generator).to(latents)
             text = learner.text([action if rule.uses_action else ""])

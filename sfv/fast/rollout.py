@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfv import rng
-from sfv.diffusion.sampler import OnStep, SamplerSettings, sample_chunk, starting_point
-from sfv.fast.learner import FastLearner, FastReport, autocast
+from sfv.diffusion.sampler import OnStep, SamplerSettings
+from sfv.fast.chunk_sampler import ChunkSampler
+from sfv.fast.learner import FastLearner, FastReport
 from sfv.fast.memory import Memory
-from sfv.models.schedulers import make_scheduler
 from sfv.models.world_model import WorldModel
 from sfv.types import Precision
 
@@ -111,9 +110,8 @@ class Rollout:
         seed: int = 0,
         precision: Precision = "32",
     ) -> None:
-        self.model, self.sampler, self.learner = model, sampler, learner
-        self.seed, self.precision = seed, precision
-        self._scheduler = make_scheduler(model.schedule, sampler.name, sampler.num_inference_steps)
+        self.model, self.learner = model, learner
+        self._sampler = ChunkSampler(model, sampler, seed, precision)
         self._num_context = model.num_context if learner is None else learner.num_context
 
     def run(
@@ -239,32 +237,13 @@ class Rollout:
                 f"{num_new} frames; show a whole number of them, at most all"
             )
 
-    @torch.no_grad()
     def _sample(
         self, going: Sequence[_Journey], on_step: OnStep | None
     ) -> Float[Tensor, "e c t h w"]:
         context = torch.cat([journey.context for journey in going])
-        shape = (*context.shape[1:2], self.model.num_generated, *context.shape[3:])
-        noise = []
-        for journey in going:
-            keys = (journey.request.episode, journey.chunk_idx)
-            generator = rng.stream(self.seed, "sample-noise", *keys)
-            noise.append(torch.randn(shape, generator=generator))
-        begin = starting_point(
-            self.sampler.start, context, torch.stack(noise).to(context), self.model.schedule
-        )
-        with self._with_memory(going), autocast(context.device, self.precision):
-            return sample_chunk(
-                self.model.denoiser,
-                self._scheduler,
-                context,
-                self.model.text([journey.action for journey in going]),
-                self.model.text([""]).expand(len(going), -1, -1),
-                self.model.num_generated,
-                self.sampler.guidance_scale,
-                begin,
-                on_step,
-            )
+        names = [(journey.request.episode, journey.chunk_idx) for journey in going]
+        with self._with_memory(going):
+            return self._sampler(context, [journey.action for journey in going], names, on_step)
 
     def _with_memory(self, going: Sequence[_Journey]) -> AbstractContextManager[None]:
         """One Θ is folded into the weights: that costs the sampling steps nothing."""

@@ -12,12 +12,15 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.files import claim_folder, replacing_parts, write_json
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.denoiser import VideoUNet
+from sfv.models.device import find_device
 from sfv.models.model_folder import MODEL_FILE as MODEL_FILE
 from sfv.models.model_folder import find_model
 from sfv.models.temporal_lora import base_state_dict
@@ -87,6 +90,28 @@ class WorldModel:
                 f"num_context is {num_context}, num_generated is {num_generated}; both must be >= 1"
             )
 
+    @property
+    def device(self) -> torch.device:
+        """Where Φ computes. Latents and video stay on the CPU between its parts."""
+        found: torch.device = next(self.denoiser.parameters()).device
+        return found
+
+    def to(self, device: torch.device) -> "WorldModel":
+        """Move all parts; returns itself."""
+        for part in (self.denoiser, self.codec, self.text):
+            part.to(device)
+        return self
+
+    def encode(self, video: Float[Tensor, "b t 3 height width"]) -> Float[Tensor, "b c t h w"]:
+        """Video to latents by the codec on its device; the latents are on the CPU."""
+        latents: Tensor = self.codec.encode(video.to(self.device))
+        return latents.cpu()
+
+    def decode(self, latents: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b t 3 height width"]:
+        """Latents to video by the codec on its device; the video is on the CPU."""
+        video: Tensor = self.codec.decode(latents.to(self.device))
+        return video.cpu()
+
     def fingerprint(self) -> str:
         """Hash of Φ; memories (Θ) remember the base model they belong to by it."""
         return str(_identity(self.denoiser)["fingerprint"])
@@ -144,16 +169,18 @@ class WorldModel:
         self.start = _read_start(folder, saved)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "WorldModel":
+    def load(cls, folder: str | Path, device: str = "cpu") -> "WorldModel":
         """Read a saved model, frozen and in evaluation mode.
 
         Args:
             folder: see `find_model`.
+            device: where it is to compute, see `find_device`.
 
         Raises:
             FileNotFoundError: `folder` holds no world model.
             ValueError: a file is damaged, or a codec or text encoder it refers to has changed.
         """
+        place = find_device(device)
         folder = find_model(folder)
         saved = read_description(folder)
         model = cls(
@@ -168,7 +195,7 @@ class WorldModel:
             getattr(model, name).requires_grad_(False).eval()
             _check_same(folder, name, saved[name], _identity(getattr(model, name)))
         model.start = _read_start(folder, saved)
-        return model
+        return model.to(place)
 
     def _description(self) -> dict[str, Any]:
         parts = {

@@ -1,6 +1,7 @@
 """What would happen under an action: imagined by a world model (and Θ), or filmed by the engine itself."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,11 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfv import rng
-from sfv.diffusion.sampler import SamplerSettings, sample_chunk, starting_point
-from sfv.fast.learner import FastLearner, FastReport, autocast
+from sfv.diffusion.sampler import SamplerSettings
+from sfv.fast.chunk_sampler import ChunkSampler
+from sfv.fast.learner import FastLearner, FastReport
 from sfv.fast.memory import Memory
-from sfv.models.schedulers import make_scheduler
 from sfv.models.world_model import WorldModel
 from sfv.planning.environment import Environment, video_of
 from sfv.types import Precision
@@ -86,9 +86,8 @@ class WorldImagination:
         seed: int = 0,
         precision: Precision = "32",
     ) -> None:
-        self.world, self.sampler, self.learner = world, sampler, learner
-        self.seed, self.precision = seed, precision
-        self._scheduler = make_scheduler(world.schedule, sampler.name, sampler.num_inference_steps)
+        self.world, self.learner = world, learner
+        self._sampler = ChunkSampler(world, sampler, seed, precision)
         self._num_context = world.num_context if learner is None else learner.num_context
         self._memory: Memory | None = None
         self._context = torch.zeros(0)
@@ -105,29 +104,24 @@ class WorldImagination:
                 "give the task more given actions"
             )
         self._episode, self._chunk = episode, 0
-        self._context = self._encode(given)[:, :, -self._num_context :]
+        self._context = self.world.encode(given[None])[:, :, -self._num_context :]
         self._memory = memory
         if memory is None and self.learner is not None:
             self._memory = self.learner.fresh(episode)
 
-    @torch.no_grad()
     def imagine(self, actions: Sequence[str]) -> list[Imagined]:
-        world, num = self.world, len(actions)
-        generator = rng.stream(self.seed, "sample-noise", self._episode, self._chunk)
+        num = len(actions)
         context = self._context.expand(num, -1, -1, -1, -1)
-        shape = (1, context.shape[1], world.num_generated, *context.shape[3:])
-        noise = torch.randn(shape, generator=generator).to(context).expand(num, -1, -1, -1, -1)
-        text = world.text(list(actions)), world.text([""]).expand(num, -1, -1)
-        with autocast(context.device, self.precision):
-            latents = self._sample(context, text, noise)
-        videos = world.codec.decode(latents)
+        with self._with_memory():
+            latents = self._sampler(context, actions, [(self._episode, self._chunk)] * num)
+        videos = self.world.decode(latents)
         return [
             Imagined(video, one) for video, one in zip(videos, torch.split(latents, 1), strict=True)
         ]
 
     def keep(self, action: str, imagined: Imagined | None, seen: Video | None) -> FastReport | None:
         if seen is not None:
-            new = self._encode(seen)
+            new = self.world.encode(seen[None])
         else:
             assert imagined is not None
             new = imagined.state
@@ -141,33 +135,10 @@ class WorldImagination:
         self._chunk += 1
         return report
 
-    def _encode(self, video: Video) -> Float[Tensor, "1 c t h w"]:
-        latents: Tensor = self.world.codec.encode(video[None])
-        return latents
-
-    def _sample(
-        self,
-        context: Float[Tensor, "b c p h w"],
-        text: tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]],
-        noise: Float[Tensor, "b c g h w"],
-    ) -> Float[Tensor, "b c g h w"]:
-        begin = starting_point(self.sampler.start, context, noise, self.world.schedule)
-
-        def sample() -> Tensor:
-            return sample_chunk(
-                self.world.denoiser,
-                self._scheduler,
-                context,
-                *text,
-                self.world.num_generated,
-                self.sampler.guidance_scale,
-                begin,
-            )
-
+    def _with_memory(self) -> AbstractContextManager[None]:
         if self.learner is None or self._memory is None:
-            return sample()
-        with self.learner.weights.merged(self._memory.theta):
-            return sample()
+            return nullcontext()
+        return self.learner.weights.merged(self._memory.theta)
 
 
 class TrueImagination:

@@ -179,7 +179,7 @@ class Player:
 
     def strip(self, latents: Float[Tensor, "1 c t h w"]) -> bytes:
         """Decode frames into one picture."""
-        return to_strip(to_frames(self.world.codec.decode(latents)[0]))
+        return to_strip(to_frames(self.world.decode(latents)[0]))
 
     def _store(self, memory: Memory) -> StoredMemory:
         lora, weights = self.generation.lora, self._learner.weights

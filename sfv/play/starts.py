@@ -85,7 +85,7 @@ def _files(start: Path) -> list[Path]:
 def _read(world: WorldModel, path: Path, fps: float | int) -> Start:
     video = read_start(path, world.num_context)
     try:
-        latents = world.codec.encode(video)
+        latents = world.encode(video)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Start(re.sub(r"[^\w.-]", "-", path.stem), latents, fps)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfv.diffusion.sampler import SamplerSettings
+from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
 from sfv.models.world_model import WorldModel
 from sfv.play.player import Preview, open_player
@@ -32,6 +33,7 @@ def play(
     preview: Preview = "all",
     no_browser: bool = False,
     generation: GenerationSettings = GenerationSettings(sampler=SAMPLER),  # noqa: B008 (frozen)
+    device: str = AUTO,
 ) -> None:
     """Serve a page on which a person drives the model chunk by chunk, without and with memory side by side.
 
@@ -54,6 +56,7 @@ def play(
             them costs a part of the step where the codec is a large one.
         no_browser: do not open the page.
         generation: sampler, fast learning and precision.
+        device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
     """
     try:
         from sfv.play.server import make_app
@@ -65,7 +68,7 @@ def play(
     from sfv.play.starts import find_starts
 
     limits = Limits(visitors, chunks, idle_minutes * 60)
-    world = WorldModel.load(ckpt)
+    world = WorldModel.load(ckpt, device)
     if start is None and episodes is None:
         start, _ = find_example(ckpt) or (None, None)
     starts = find_starts(world, start, episodes, num_episodes, fps)

@@ -31,7 +31,7 @@ def load_episodes(folder: Path, world: WorldModel, num: int | None) -> list[True
                 "shards that they were encoded from"
             )
         check_episode(meta, world)
-        found.append(TrueEpisode(meta, video, world.codec.encode(video[None])))
+        found.append(TrueEpisode(meta, video, world.encode(video[None])))
     if num is not None and len(found) < num:
         raise ValueError(
             f"{folder} has {len(found)} episodes, but {num} were asked for; collect more or ask for fewer"

@@ -12,6 +12,7 @@ from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
 from sfv.metrics.protocol import MetricValue, paired_differences, report_json
 from sfv.metrics.protocol import Row as ReportRow
 from sfv.metrics.suite import WAY_OUT, score_long, score_next_chunk
+from sfv.models.device import AUTO
 from sfv.models.world_model import WorldModel
 from sfv.report.figure import filmstrip
 from sfv.report.html import VideoPanel, write_report
@@ -54,6 +55,7 @@ def evaluate(
     rows: Row | list[Row] = ["none", "fast"],  # noqa: B006 (read only)
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
     extra: ExtraMeasures = ExtraMeasures(),  # noqa: B008 (frozen)
+    device: str = AUTO,
 ) -> None:
     """Generate test episodes and measure them.
 
@@ -71,11 +73,12 @@ def evaluate(
         rows: `none` generates without memory, `fast` with fast learning; one or a list.
         generation: sampler, fast learning and precision.
         extra: curves, and what costs more: a second detector of cuts, memory probes, action following.
+        device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
     """
     claim_folder(out, MARKER, "an evaluation folder")
     if (out / MARKER).exists():
         raise FileExistsError(f"{out} holds a finished evaluation ({MARKER}); give another --out")
-    world = WorldModel.load(model)
+    world = WorldModel.load(model, device)
     true = load_episodes(episodes, world, num_episodes)
     measured = measure(world, true, [rows] if isinstance(rows, str) else rows, generation, extra)
     with replacing_parts(out, MARKER) as part:

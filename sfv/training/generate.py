@@ -223,12 +223,12 @@ def _videos(
     if num_outbound(episode.meta) is not None:
         back = torch.cat([chunk.generated for chunk in guided[num_shown:]], dim=2)
         way_out = episode.video[: start.shape[2] + shown.shape[2]]
-        returned = torch.cat([way_out, model.codec.decode(back)[0]])
+        returned = torch.cat([way_out, model.decode(back)[0]])
     learned = [chunk.learned for chunk in long if chunk.learned is not None]
     return EpisodeVideos(
-        next_chunk=model.codec.decode(predicted)[0],
+        next_chunk=model.decode(predicted)[0],
         returned=returned,
-        long=model.codec.decode(join(start, long))[0],
+        long=model.decode(join(start, long))[0],
         losses=[report.loss for report in learned],
         gains=[report.gain for report in learned],
         drifts=[report.drift for report in learned],

@@ -20,6 +20,7 @@ from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory,
 from sfv.fast.rollout import Chunk, Request, Rollout
 from sfv.files import claim_folder, write_bytes, write_json
 from sfv.metrics.suite_common import videos_hash
+from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
 from sfv.models.weight_files import hash_tensors
 from sfv.models.world_model import WorldModel
@@ -59,6 +60,7 @@ def rollout(
     memory_every: int = 0,
     at_once: int = 1,
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+    device: str = AUTO,
 ) -> None:
     """Generate long videos chunk by chunk, without and with memory.
 
@@ -82,12 +84,13 @@ def rollout(
         memory_every: also keep the memory as NAME.chunk-NNNN.memory.safetensors every so many chunks.
         at_once: videos made in one batch, each with its own memory; faster, and equal up to rounding.
         generation: sampler, fast learning and precision.
+        device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
     """
     if memory_every < 0 or at_once < 1:
         raise ValueError(
             f"--memory-every is {memory_every}, --at-once is {at_once}; allowed: 0 or more, 1 or more"
         )
-    world = WorldModel.load(model)
+    world = WorldModel.load(model, device)
     base = world.fingerprint()
     memory = None if resume_from is None else load_memory(resume_from, base)
     if memory is not None and resume_from is not None:
@@ -176,7 +179,7 @@ class _Writer:
         save_memory(self.out / f"{name}{SUFFIX}", stored)
 
     def _frames(self, latents: Tensor) -> NDArray[np.uint8]:
-        return to_frames(self.world.codec.decode(latents)[0])
+        return to_frames(self.world.decode(latents)[0])
 
 
 def _start_hash(task: RolloutTask) -> str | None:
@@ -186,7 +189,7 @@ def _start_hash(task: RolloutTask) -> str | None:
 def _start(world: WorldModel, task: RolloutTask) -> Float[Tensor, "1 c t h w"]:
     """The latents that the first chunk follows."""
     if task.start is not None:
-        encoded: Tensor = world.codec.encode(task.start)
+        encoded: Tensor = world.encode(task.start)
         return encoded
     assert task.memory is not None
     if "context" not in task.memory.extras:

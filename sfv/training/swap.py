@@ -54,5 +54,5 @@ def _swap(
     # One name for both: the noise hangs on it, so only the action differs.
     name = f"{episode.meta.id}/swap-{place}"
     made = rollout.run_many([Request(name, start, [text]) for text in (action.text, other)])
-    first, second = (rollout.model.codec.decode(chunks[0].generated)[0] for chunks in made)
+    first, second = (rollout.model.decode(chunks[0].generated)[0] for chunks in made)
     return Swap(episode.video[before], action.text, other, first, second)
