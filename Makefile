@@ -24,11 +24,12 @@ DEBIAN_SLURM := slurmctld slurmd slurm-client munge
 # A real browser, in which the tests open the reports, TensorBoard and the rating page.
 DEBIAN_BROWSER := chromium
 
-.PHONY: demo test check format lint types imports docs audit clean help
+.PHONY: demo test test-gpu check format lint types imports docs audit clean help
 
 help:
 	@echo "make demo [QUICK=1]   collect, train, roll out and measure; report in $(OUT)"
 	@echo "make test             run the tests: all that CI runs"
+	@echo "make test-gpu         what only a GPU shows; on a machine that has one"
 	@echo "make check            format, lint, types and import rules first, then the tests"
 	@echo "make format           rewrite the code in house format"
 	@echo "make docs             build the documentation site in site/; warnings are errors"
@@ -40,6 +41,10 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev $(VENV)/.worlds $(VENV)/.slurm $(VENV)/.browser
 	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+# What only a GPU shows, with any Python that has sfv, pytest and a GPU; `make test` skips it where there is none.
+test-gpu:
+	$(or $(PYTHON_GPU),python3) -m pytest --noconftest tests/gpu
 
 # The tests run these checks too (tests/test_house_rules.py); here they come first and fail fast.
 check: lint types imports test

@@ -77,11 +77,7 @@ def plan(
     chosen = _chosen(found, num_tasks, tolerance, min_clips, environment)
     limit = found.tolerance if tolerance is None else tolerance
     wanted = _rows([rows] if isinstance(rows, str) else rows, model, also, device)
-    reader = (
-        None
-        if inverse is None
-        else InverseReader(InverseDynamics.load(inverse), find_device(device))
-    )
+    reader = _reader(inverse, device)
     check(wanted, chosen, environment, reader, play)
     planner = sub_goals or Script()
     settings = _settings(found, chosen, environment, wanted, reader, planner, play, generation)
@@ -99,17 +95,21 @@ def plan(
             environment.close()
     known = {task.id: task for task in chosen}
     passport = _passport(settings, found, limit, reader, generation.seed)
-    scores = {
-        row.name: row_scores(plans[row.name], known, environment, limit, passport) for row in wanted
-    }
-    for row in wanted:
-        if fvd and row.name != "random":
-            folder = out / "rows" / row.name
-            scores[row.name] |= _clips(folder, plans[row.name], passport, min_clips)
+    scores = {}
+    for name, played in plans.items():
+        scores[name] = row_scores(played, known, environment, limit, passport)
+        if fvd and name != "random":
+            scores[name] |= _clips(out / "rows" / name, played, passport, min_clips)
     content = report(plans, scores, known, environment, limit, settings)
     write_outputs(out, plans, content, environment.fps)
     print(format_table(content))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
+
+
+def _reader(inverse: Path | None, device: str) -> InverseReader | None:
+    if inverse is None:
+        return None
+    return InverseReader(InverseDynamics.load(inverse), find_device(device))
 
 
 def _chosen(

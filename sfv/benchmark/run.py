@@ -94,11 +94,9 @@ def benchmark(
     sampled = check_seeds(seeds, generation.seed)
     spec = find_benchmark(benchmark)
     parts = chosen_parts(spec, lengths, kinds)
-    tasks = (
-        []
-        if ckpt is None
-        else rows_of_models(ckpt, wanted, rows, also, methods, generation, device)
-    )
+    tasks: list[RowTask] = []
+    if ckpt is not None:
+        tasks = rows_of_models(ckpt, wanted, rows, also, methods, generation, device)
     theirs = {} if videos is None else rows_of_videos(videos, wanted)
     if name in {task.name for task in tasks} and videos is not None:
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")
@@ -117,9 +115,9 @@ def benchmark(
     }
     found |= {name: [theirs]} if theirs else {}
     truth = Truth(spec, walks, generation.seed)
-    content = _measured(truth, found, out, fvd, None if seeds is None else sampled)
-    settings = _settings(spec, walks, tasks, generation, videos)
-    settings |= {} if seeds is None else {"seeds": sampled}
+    several = None if seeds is None else sampled
+    content = _measured(truth, found, out, fvd, several)
+    settings = _settings(spec, walks, tasks, generation, videos, several)
     _tell(out, truth, found, content | {"settings": settings, "undone": undone})
 
 
@@ -260,6 +258,7 @@ def _settings(
     tasks: Sequence[RowTask],
     generation: GenerationSettings,
     videos: Path | None,
+    seeds: list[int] | None,
 ) -> dict[str, Any]:
     return {
         "benchmark": spec.label,
@@ -269,4 +268,5 @@ def _settings(
         "methods": {task.name: asdict(task.method) for task in tasks},
         "videos": None if videos is None else videos.name,
         **asdict(generation),
+        **({} if seeds is None else {"seeds": seeds}),
     }

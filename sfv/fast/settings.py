@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 FastOptimizer = Literal["adam", "sgd"]
-UpdateRule = Literal["pair", "text_style", "whole_history", "single_frame", "both_ways"]
+UpdateRule = Literal[
+    "pair", "text_style", "whole_history", "single_frame", "both_ways", "clean_context", "retrace"
+]
 """What Θ learns from: see `RULES`."""
 
 
@@ -38,6 +40,10 @@ RULES: dict[UpdateRule, Rule] = {
     "single_frame": Rule(context_frames=1),
     # Ours: who walks back sees the way out in reverse.
     "both_ways": Rule(both_ways=True),
+    # Ours: the network learns in the state in which it samples.
+    "clean_context": Rule(clean_context=True),
+    # Ours: both at once.
+    "retrace": Rule(clean_context=True, both_ways=True),
 }
 """The rows of the paper's Table 4, and one of ours; its last row, no fast learning, is a rollout without a
 learner."""

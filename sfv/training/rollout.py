@@ -46,6 +46,11 @@ class RolloutTask:
     fps: float
     memory: StoredMemory | None = None
 
+    def key(self) -> list[Any]:
+        """What tells it from another task."""
+        start = None if self.start is None else videos_hash([self.start[0]])
+        return [self.name, start, self.fps, self.actions]
+
 
 def rollout(
     out: Path,
@@ -92,27 +97,26 @@ def rollout(
         )
     world = WorldModel.load(model, device)
     base = world.fingerprint()
-    memory = None if resume_from is None else load_memory(resume_from, base)
-    if memory is not None and resume_from is not None:
-        rows = ("fast",)
+    memory = None
+    if resume_from is not None:
+        rows, memory = ("fast",), load_memory(resume_from, base)
         if generation == GenerationSettings():
             generation = settings_from(memory.header.settings, str(resume_from))
     if (start, actions, episodes, resume_from) == (None, None, None, None):
         start, actions = find_example(model) or (None, None)
     tasks = _tasks(world, start, actions, episodes, num_episodes, fps, memory)
-    world.text(sorted({action for task in tasks for action in task.actions}))  # knows them all?
     starts = [_start(world, task) for task in tasks]
     settings = {
         "model": base,
-        "tasks": [[task.name, _start_hash(task), task.fps, task.actions] for task in tasks],
+        "tasks": [task.key() for task in tasks],
         "rows": list(rows),
         "generation": asdict(generation),
         "memory": None if memory is None else hash_tensors(memory.weights),
     }
     _claim(out, settings)
     results: dict[str, Any] = {}
-    total = len(rows) * sum(len(task.actions) for task in tasks)
-    with tqdm(total=total, desc="rollout", unit="chunk") as bar:
+    chunks = len(rows) * sum(len(task.actions) for task in tasks)
+    with tqdm(total=chunks, desc="rollout", unit="chunk") as bar:
         for row in rows:
             with rollout_of(world, row, generation) as roller:
                 writer = _Writer(out, row, world, base, generation, memory_every, roller)
@@ -182,12 +186,9 @@ class _Writer:
         return to_frames(self.world.decode(latents)[0])
 
 
-def _start_hash(task: RolloutTask) -> str | None:
-    return None if task.start is None else videos_hash([task.start[0]])
-
-
 def _start(world: WorldModel, task: RolloutTask) -> Float[Tensor, "1 c t h w"]:
-    """The latents that the first chunk follows."""
+    """The latents that the first chunk follows; first of all, the actions must be known."""
+    world.text(sorted(set(task.actions)))
     if task.start is not None:
         encoded: Tensor = world.encode(task.start)
         return encoded

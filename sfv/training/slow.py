@@ -36,6 +36,10 @@ class SlowLearner(pl.LightningModule):
         context_noise: largest deviation of the noise on the context frames in training, in units of the
             latents; every sample draws its own from 0 to this. In a rollout the context is what the
             model made itself: one that knows clean context alone drifts. 0 is the paper's.
+        context_dropout: share of slow steps without context and action: every frame is noised and
+            supervised, as when Θ learns (eq. 3). A pretrained video model knows that state; one trained
+            from scratch with clean context alone does not, and Θ then learns the state instead of the
+            episode. 0 is the paper's.
         init_from: folder of a trained world model whose Φ (and learned text) training starts from.
         seed: names the noise streams.
         activation_checkpointing: the backward pass computes layers of the denoiser again instead of keeping
@@ -55,6 +59,7 @@ class SlowLearner(pl.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         text_dropout: float = 0.1,
         context_noise: float = 0.0,
+        context_dropout: float = 0.0,
         init_from: str | None = None,
         seed: int = 0,
         activation_checkpointing: bool = False,
@@ -65,6 +70,8 @@ class SlowLearner(pl.LightningModule):
             raise ValueError(f"text_dropout is {text_dropout}; allowed: 0 to 1")
         if not 0.0 <= context_noise < float("inf"):
             raise ValueError(f"context_noise is {context_noise}; allowed: 0 and above")
+        if not 0.0 <= context_dropout < 1.0:
+            raise ValueError(f"context_dropout is {context_dropout}; allowed: 0 to below 1")
         self.world_model = WorldModel(denoiser, codec, text, schedule, num_context, num_generated)
         if init_from is not None:
             self.world_model.load_weights(init_from)
@@ -73,6 +80,7 @@ class SlowLearner(pl.LightningModule):
         self.codec.requires_grad_(False)
         self.schedule, self.num_context, self.num_generated = schedule, num_context, num_generated
         self.text_dropout, self.context_noise, self.seed = text_dropout, context_noise, seed
+        self.context_dropout = context_dropout
         self.make_optimizer: Callable[..., Any] = optimizer
         self.make_scheduler: Callable[..., Any] | None = lr_scheduler
         self.activation_checkpointing = activation_checkpointing
@@ -98,7 +106,9 @@ class SlowLearner(pl.LightningModule):
         generator = rng.stream(self.seed, "slow-noise", *place)
         drop = torch.rand(len(batch["actions"]), generator=generator) < self.text_dropout
         actions = ["" if d else a for d, a in zip(drop, batch["actions"], strict=True)]
-        if self.context_noise:
+        if self.context_dropout and self._drops_context(place):
+            actions, batch = [""] * len(actions), batch | {"num_context": 0}
+        elif self.context_noise:
             draws = rng.stream(self.seed, "context-noise", *place)
             latents = batch["latents"]
             noisy = noise_context(latents, batch["num_context"], self.context_noise, draws)
@@ -106,6 +116,10 @@ class SlowLearner(pl.LightningModule):
         loss = self._loss(batch, actions, generator)
         self.log("slow/loss", loss, prog_bar=True, batch_size=len(actions))
         return loss
+
+    def _drops_context(self, place: tuple[int, int, int]) -> bool:
+        generator = rng.stream(self.seed, "context-dropout", *place)
+        return bool(torch.rand((), generator=generator) < self.context_dropout)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score on noise that is the same in every validation."""

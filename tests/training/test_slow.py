@@ -53,14 +53,14 @@ def run(data, steps, **changes):
 
 
 @torch.no_grad()
-def denoising_loss(learner, latents, actions, generator):
+def denoising_loss(learner, latents, actions, generator, num_context=3):
     """Eq. 1 and 2 with the timestep, then the noise, drawn from `generator`."""
     timestep = draw_timesteps(len(actions), learner.schedule, generator)
     noise = torch.randn(latents.shape, generator=generator)
-    loss = masked_conditional_loss(
-        learner.denoiser, latents, learner.text(actions), noise, timestep, 3, learner.schedule
-    )
-    return loss.mean()
+    text, schedule = learner.text(actions), learner.schedule
+    return masked_conditional_loss(
+        learner.denoiser, latents, text, noise, timestep, num_context, schedule
+    ).mean()
 
 
 def slow_loss(learner, batch, step, text_dropout, context_noise=0.0):
@@ -112,6 +112,29 @@ def test_context_noise_is_drawn_from_a_stream_of_its_own(data):
 def test_a_context_noise_out_of_range_says_what_is_allowed(data, noise):
     with pytest.raises(ValueError, match=f"context_noise is {noise}; allowed: 0 and above"):
         make_learner(data, context_noise=noise)
+
+
+def test_a_step_without_context_noises_and_supervises_every_frame_under_no_action(data):
+    """Which steps do is decided by a stream of its own: with this seed the second of three."""
+    learner, record = run(data, 3, optimizer=still, context_dropout=0.5, context_noise=0.8)
+    draws = [rng.stream(7, "context-dropout", step, step, 0) for step in range(3)]
+    dropped = [float(torch.rand((), generator=generator)) < 0.5 for generator in draws]
+    assert dropped == [False, True, False]
+    for step, (batch, loss) in enumerate(zip(record.batches, record.losses, strict=True)):
+        if dropped[step]:
+            generator = rng.stream(7, "slow-noise", step, step, 0)
+            torch.rand(len(batch["actions"]), generator=generator)  # which texts are dropped
+            nothing = [""] * len(batch["actions"])
+            expected = denoising_loss(learner, batch["latents"], nothing, generator, 0)
+        else:
+            expected = slow_loss(learner, batch, step, 0.1, 0.8)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_a_context_dropout_out_of_range_says_what_is_allowed(data, dropout):
+    with pytest.raises(ValueError, match=f"context_dropout is {dropout}; allowed: 0 to below 1"):
+        make_learner(data, context_dropout=dropout)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.5])
