@@ -5,6 +5,8 @@ along time A is `r i k 1 1` and B is `o r 1 1 1`. With a leading `e`, every epis
 The samples of one episode stand beside each other: sample n of N belongs to episode n // (N / e).
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -53,7 +55,14 @@ def delta_weight(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 def delta_norm(a: Tensor, b: Tensor, scale: float) -> float:
     """‖ΔW‖ (Frobenius), from products of rank-sized matrices alone."""
-    return float(abs(scale) * _inner((a, b), (a, b)).clamp(min=0).sqrt())
+    return delta_norms([(a, b)], scale)[0]
+
+
+def delta_norms(pairs: Sequence[Pair], scale: float) -> list[float]:
+    """‖ΔW‖ of each; a GPU is waited for once, not once a pair."""
+    squares = torch.stack([_inner(pair, pair) for pair in pairs]).clamp(min=0)
+    found: list[float] = (abs(scale) * squares.sqrt()).tolist()
+    return found
 
 
 def delta_inner(first: Pair, second: Pair, scales: tuple[float, float]) -> float:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfv.models.lora_math import Pair, add_convolution, add_linear, delta_norm, delta_weight
+from sfv.models.lora_math import Pair, add_convolution, add_linear, delta_norms, delta_weight
 
 LoRATargets = Literal["temporal", "attention", "all"]
 LoRAInit = Literal["kaiming", "gaussian"]
@@ -188,11 +188,9 @@ class TemporalLoRA:
 
     def drift(self, theta: Float[Tensor, " p"]) -> dict[str, float]:
         """‖ΔW‖ of every adapted layer: how far Θ has moved the network; 0 when fresh."""
-        pairs = self._views(theta.detach()[None])
-        return {
-            layer.name: delta_norm(a[0], b[0], self.scale)
-            for layer, (a, b) in zip(self.layers, pairs, strict=True)
-        }
+        pairs = [(a[0], b[0]) for a, b in self._views(theta.detach()[None])]
+        norms = delta_norms(pairs, self.scale)
+        return {layer.name: norm for layer, norm in zip(self.layers, norms, strict=True)}
 
     def remove(self) -> None:
         """Take the hooks off again. Idempotent."""

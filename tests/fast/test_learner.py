@@ -174,6 +174,8 @@ def loss_by_hand(world, latents, noise_of, num_context, action):
         ("whole_history", 0, "", 0),
         ("single_frame", 0, "", 2),
         ("both_ways", 0, "", 0),
+        ("clean_context", 3, "", 0),
+        ("retrace", 3, "", 0),
     ],
 )
 def test_each_rule_descends_its_own_loss(
@@ -201,6 +203,18 @@ def test_both_ways_sees_every_other_draw_backward_over_all_steps(world, lora, la
     ]
     assert torch.equal(forward[0], forward[1]), "the first step has one draw, which goes forward"
     assert not torch.equal(forward[2], forward[3])
+
+
+def test_retrace_predicts_the_way_out_from_the_way_back(world, lora, latents):
+    """The second step's draw: the pair backward, its first frames clean and not supervised."""
+    learner = make_learner(world, lora, rule="retrace", num_steps=2, learning_rate=1e-9)
+    _, report = learned(learner, latents)
+    losses = [
+        loss_by_hand(world, pair, rng.stream(5, "fast-noise", "a", 0, step), 3, "")
+        for step, pair in enumerate((pair_at(latents, 0), pair_at(latents, 0).flip(2)))
+    ]
+    assert report.loss == pytest.approx(sum(losses) / 2, rel=1e-4)
+    assert abs(losses[0] - losses[1]) > 1e-3
 
 
 def test_the_whole_history_is_learned_from_a_bounded_sample(world, lora, latents):
