@@ -1,6 +1,6 @@
 """Put a trained reference checkpoint into the package: weights, an example to go on from, and its card.
 
-    python -m experiments.pack_reference --model runs/reference/slow_noisy/model
+    python -m experiments.pack_reference --model runs/reference/slow_contextless/model
 
 `python -m experiments.reference` trains it. The folder sfv/reference is replaced; what is larger than
 25 MB is refused.
@@ -35,7 +35,7 @@ CARD = Path(__file__).with_name("reference_card.md")
 
 
 def pack(
-    model: Path = OUT / "slow_noisy" / "model",
+    model: Path = OUT / "slow_contextless" / "model",
     out: Path = SHIPPED,
     report: Path | None = None,
 ) -> None:

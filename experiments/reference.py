@@ -33,7 +33,7 @@ def commands() -> list[list[str]]:
     shards, latents = f"--out={OUT / 'shards'}", f"--out={OUT / 'latents'}"
     pack = ["data_tools.write_shards", *episodes.values(), shards, "--resume"]
     encode = ["data_tools.encode_latents", f"--shards={OUT / 'shards'}", latents, "--resume"]
-    slow = ("slow", "slow_noisy", "slow_fast")
+    slow = ("slow", "slow_noisy", "slow_contextless", "slow_fast")
     fit = [["sfv.cli", "fit", f"--config={CONFIGS / f'{name}.yaml'}"] for name in slow]
     inverse = ["sfv.cli", "fit", "inverse_dynamics", f"--config={CONFIGS / 'inverse.yaml'}"]
     return [["-m", *step] for step in (*collect, pack, encode, inverse, *fit)]

@@ -23,13 +23,13 @@ from sfv.training.episodes import load_episodes
 
 def test_every_step_reads_what_the_steps_before_it_wrote(capsys):
     assert reference.main(["--dry-run"]) == 0
-    assert capsys.readouterr().out.count("$ python -m ") == len(reference.commands()) == 8
+    assert capsys.readouterr().out.count("$ python -m ") == len(reference.commands()) == 9
     out = str(reference.OUT)
-    names = ("slow", "slow_noisy", "slow_fast")
+    names = ("slow", "slow_noisy", "slow_contextless", "slow_fast")
     configs = [yaml.safe_load((reference.CONFIGS / f"{name}.yaml").read_text()) for name in names]
     assert [config["out"] for config in configs] == [f"{out}/{name}" for name in names]
     starts = [config["model"].get("init_from") for config in configs]
-    assert starts == [None, f"{out}/slow/model", f"{out}/slow_noisy/model"]
+    assert starts == [None, *(f"{out}/{name}/model" for name in names[:-1])]
     for config in configs:
         assert config["model"]["codec"]["init_args"]["file"] == f"{out}/latents/codec.safetensors"
         assert [config["data"][s] for s in ("train", "val")] == [
