@@ -92,17 +92,3 @@ def test_memory_of_a_gpu_goes_on_where_it_stopped(tmp_path: Path):
     one, other = load_file(of_whole), load_file(of_second)
     for name in one:
         torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-4)
-
-
-def test_compiled_blocks_take_other_memories_without_recompiling():
-    world = WorldModel.load(REFERENCE, "cuda")
-    from sfv.training.speedups import compile_blocks
-
-    compile_blocks(world.denoiser, "inductor")
-    shape = (1, world.denoiser.latent_channels, 8, 8, 8)
-    with rollout_of(world, "fast", SETTINGS) as roller:
-        start = 0.5 * torch.randn(shape, generator=stream(0, "test-start", 0))
-        roller.run_many([Request("e0", start, ACTIONS)])
-        with torch._dynamo.config.patch(error_on_recompile=True):
-            chunks = roller.run_many([Request("e1", start, ACTIONS)])[0]
-    assert all(torch.isfinite(chunk.generated).all() for chunk in chunks)
