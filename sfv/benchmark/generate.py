@@ -177,7 +177,7 @@ def _open(trip: Trip) -> Request:
 
 
 def _decoded(world: WorldModel, latents: Tensor) -> UInt8[Tensor, "t 3 height width"]:
-    video: Tensor = world.decode(latents)[0]
+    video = world.decode(latents)[0]
     return (video.float().clamp(0, 1) * 255).round().byte()
 
 

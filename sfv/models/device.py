@@ -19,7 +19,7 @@ def find_device(given: str = AUTO) -> torch.device:
     try:
         device = torch.device(given)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"device {given!r} cannot be used here ({reason}); allowed: auto, cpu, and where PyTorch finds "

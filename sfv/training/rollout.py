@@ -190,8 +190,7 @@ def _start(world: WorldModel, task: RolloutTask) -> Float[Tensor, "1 c t h w"]:
     """The latents that the first chunk follows; first of all, the actions must be known."""
     world.text(sorted(set(task.actions)))
     if task.start is not None:
-        encoded: Tensor = world.encode(task.start)
-        return encoded
+        return world.encode(task.start)
     assert task.memory is not None
     if "context" not in task.memory.extras:
         raise ValueError(

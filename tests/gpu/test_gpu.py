@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.rollout import Chunk, Request
 from sfv.fast.settings import FastSettings
-from sfv.models.model_folder import REFERENCE
+from sfv.models.model_folder import REFERENCE, SHIPPED, START
 from sfv.models.world_model import WorldModel
 from sfv.rng import stream
 from sfv.training.generate import GenerationSettings, rollout_of
@@ -76,8 +77,7 @@ def test_many_videos_in_one_batch_equal_single_ones():
 def test_memory_of_a_gpu_goes_on_where_it_stopped(tmp_path: Path):
     actions = tmp_path / "actions.txt"
     whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
-    start = tmp_path / "start.mp4"
-    start.write_bytes((Path("sfv") / "reference" / "start.mp4").read_bytes())
+    start = SHIPPED / START
     common = {"rows": ("fast",), "generation": SETTINGS, "device": "cuda"}
     actions.write_text("\n".join(ACTIONS))
     rollout(whole, start=start, actions=actions, **common)
@@ -86,8 +86,6 @@ def test_memory_of_a_gpu_goes_on_where_it_stopped(tmp_path: Path):
     actions.write_text(ACTIONS[2])
     (memory,) = first.glob("*.safetensors")
     rollout(second, resume_from=memory, actions=actions, device="cuda")
-    from safetensors.torch import load_file
-
     (of_whole,), (of_second,) = whole.glob("*.safetensors"), second.glob("*.safetensors")
     one, other = load_file(of_whole), load_file(of_second)
     for name in one:
