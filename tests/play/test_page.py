@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from sfv.fast.memory_file import load_memory
 from tests.browser import PATIENCE_MS, Seen
@@ -129,6 +129,23 @@ def test_a_key_waits_for_the_chunk_and_escape_ends_it(page: Page, server: Served
     page.keyboard.press("Escape")
     expect(page.locator("#stop")).to_be_disabled()
     expect(page.locator(".ghost")).to_have_count(0)
+    page.get_by_role("button", name="Leave").click()
+
+
+def test_a_key_waits_for_the_answer_too(page: Page, server: Served) -> None:
+    """The first chunk is asked for, and the server slow to say so: the second key is not lost."""
+    begin(page, server)
+    asked: list[Route] = []
+    page.route("**/go", lambda route: asked.append(route))
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#status")).to_contain_text("Then: walk backward.")
+    assert len(asked) == 1
+    page.unroute("**/go")
+    asked[0].continue_()
+    expect(page.locator("button.node")).to_have_count(3)
+    assert here(page) == "chunk 2, walk backward"
+    expect(page.locator("#alert")).to_be_hidden()
     page.get_by_role("button", name="Leave").click()
 
 
