@@ -3,8 +3,9 @@
     python -m data_tools.encode_latents --shards data/doom/shards --out data/doom/latents
 
 The default fits a PCA patch codec on frames of the training split alone and writes it beside the
-latents as `codec.safetensors`; `--codec-file` uses a codec that was fitted before, `--codec klvae` a
-pretrained VAE, which `codec.json` beside the latents describes, so that training needs none of its weights.
+latents as `codec.safetensors`; `--codec-file` uses a codec that was fitted before, `--codec-model` that
+of a world model, `--codec klvae` a pretrained VAE, which `codec.json` beside the latents describes, so
+that training needs none of its weights.
 Each latents shard holds the episodes of one video shard.
 """
 
@@ -32,6 +33,7 @@ from sfv.data.stages import decode, encode_latents
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.latents_codec import write_codec_file
 from sfv.models.pretrained import local_folder
+from sfv.models.world_model import WorldModel
 from sfv.rng import seed_of
 
 CODEC_FILE = "codec.safetensors"
@@ -203,6 +205,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--shards", type=Path, required=True, help="holds train/, val/, test/")
     p.add_argument("--codec", choices=("pca", "klvae"), default="pca", help="pca is fitted here")
     p.add_argument("--codec-file", type=Path, help="use this fitted PCA codec instead of fitting")
+    p.add_argument(
+        "--codec-model", help="use the PCA codec of this world model: a folder, or `reference`"
+    )
     p.add_argument("--codec-folder", type=Path, help="diffusers folder of the VAE, for klvae")
     p.add_argument("--fit-split", choices=("train",), default="train", help="where to fit")
     p.add_argument("--fit-frames", type=int, default=4096, help="frames in the fit")
@@ -217,23 +222,43 @@ def codec_of(args: argparse.Namespace) -> dict[str, Any]:
     """Find or fit the codec; returns what `load_codec` takes.
 
     Raises:
-        ValueError: klvae without its folder.
+        ValueError: klvae without its folder, two codecs are named, or the model has another kind.
         ShardError: no training shards to fit on.
     """
+    if args.codec_file is not None and args.codec_model is not None:
+        raise ValueError("--codec-file and --codec-model name two codecs; leave one out")
     if args.codec == "klvae":
         if args.codec_folder is None:
             raise ValueError("--codec klvae needs --codec-folder, a diffusers folder with vae/")
         return {"klvae": str(local_folder(args.codec_folder).resolve())}
     own = (args.out / CODEC_FILE).resolve()
     given = args.codec_file or (own if args.resume and own.is_file() else None)
-    if given is None:
+    if args.codec_model is not None:
+        codec = model_codec(args.codec_model)
+    elif given is None:
         train = find_shards(args.shards / args.fit_split)
         codec = fit_codec(train, args.channels, args.patch, args.fit_frames, args.seed)
     else:
         codec = PCAPatchCodec.load(given)
-    if given != own:
+    if args.codec_model is not None or given != own:
         codec.save(own)
     return {"pca": str(own)}
+
+
+def model_codec(model: str) -> PCAPatchCodec:
+    """The codec of a world model, to make latents on which its training can go on.
+
+    Raises:
+        FileNotFoundError: there is no such world model.
+        ValueError: its codec is not fitted here, but a public one.
+    """
+    codec = WorldModel.load(model).codec
+    if not isinstance(codec, PCAPatchCodec):
+        raise ValueError(
+            f"the codec of {model} is a {type(codec).__name__}; --codec-model takes that of a model with a "
+            "PCAPatchCodec; for a KL-VAE use --codec klvae --codec-folder FOLDER"
+        )
+    return codec
 
 
 def main(argv: list[str] | None = None) -> int:

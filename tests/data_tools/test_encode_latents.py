@@ -9,6 +9,7 @@ from data_tools.write_shards import pack
 from sfv.data.datamodule import EpisodeDataModule, episodes
 from sfv.data.index import ShardError, find_shards
 from sfv.models.autoencoder import PCAPatchCodec
+from sfv.models.world_model import WorldModel
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,19 @@ def test_a_given_codec_is_used_as_it_is(
     assert report["codec"] == PCAPatchCodec.load(codec).fingerprint()
     assert report["episodes"] == {"train": 4, "test": 4}
     assert find_shards(tmp_path / "test").shards == find_shards(latents / "test").shards
+
+
+def test_the_codec_of_a_world_model_is_used(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = f"--shards {shards} --out {tmp_path} --codec-model reference --workers 1"
+    assert encode_latents.main(args.split()) == 0
+    made = PCAPatchCodec.load(tmp_path / "codec.safetensors").fingerprint()
+    assert json.loads(capsys.readouterr().out)["codec"] == made
+    assert made == WorldModel.load("reference").codec.fingerprint()
+    codec = tmp_path / "codec.safetensors"
+    assert encode_latents.main(f"{args} --codec-file {codec}".split()) == 2
+    assert "name two codecs" in capsys.readouterr().err
 
 
 def test_the_loader_reads_them(latents: Path) -> None:
