@@ -181,6 +181,37 @@ class FastLearner:
         share = (time.perf_counter() - began) / len(memories)
         return [replace(report, seconds=share) for report in reports]
 
+    def learn_allowed(
+        self,
+        memories: Sequence[Memory],
+        pairs: Float[Tensor, "e c t h w"],
+        actions: Sequence[str],
+        num_context: int,
+        own: Sequence[bool],
+    ) -> list[FastReport | None]:
+        """Learn as `learn`, but no chunk that the model made itself where `own_chunks` forbids it.
+
+        Args:
+            memories: as in `learn`.
+            pairs: as in `learn`.
+            actions: as in `learn`.
+            num_context: as in `learn`.
+            own: of each episode, whether the newest chunk is the model's own and not a true one.
+
+        Returns:
+            None for an episode whose chunk was only counted.
+        """
+        reports: list[FastReport | None] = [None] * len(memories)
+        allowed = [i for i, is_own in enumerate(own) if self.settings.own_chunks or not is_own]
+        if allowed:
+            chosen, given = [memories[i] for i in allowed], [actions[i] for i in allowed]
+            found = self.learn(chosen, pairs[allowed], given, num_context)
+            for i, report in zip(allowed, found, strict=True):
+                reports[i] = report
+        for memory, report in zip(memories, reports, strict=True):
+            memory.num_chunks += report is None
+        return reports
+
     def _train(self, memories: Sequence[Memory], exam: Exam) -> list[float]:
         """K steps; the mean training loss of each episode."""
         settings = self.settings

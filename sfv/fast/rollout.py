@@ -27,7 +27,8 @@ class Chunk:
         generated: what the model made of context and action, `1 c g h w`.
         shown: the true frames that were shown, learned and went on with instead; None where the
             rollout went on with `generated`.
-        learned: what fast learning on the pair did; None without a memory.
+        learned: what fast learning on the pair did; None without a memory, or where the pair was not to be
+            learned (`FastSettings.own_chunks`).
         seconds: wall-clock time of sampling and learning; videos made at once share it equally.
         memory: the episode's memory, which the next chunk changes; None without one.
     """
@@ -197,11 +198,12 @@ class Rollout:
         kept = [new if true is None else true for new, true in zip(generated, shown, strict=True)]
         contexts = torch.cat([journey.context for journey in going])
         pairs = torch.cat([contexts, torch.cat(kept)], dim=2)
-        reports: Sequence[FastReport | None] = [None] * len(going)
         actions = [journey.action for journey in going]
+        reports: Sequence[FastReport | None] = [None] * len(going)
         memories = [journey.memory for journey in going if journey.memory is not None]
         if self.learner is not None:
-            reports = self.learner.learn(memories, pairs, actions, self._num_context)
+            own = [true is None for true in shown]
+            reports = self.learner.learn_allowed(memories, pairs, actions, self._num_context, own)
         contexts = pairs[:, :, -self._num_context :]
         for journey, context in zip(going, torch.split(contexts, 1), strict=True):
             journey.context = context

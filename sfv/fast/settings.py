@@ -70,6 +70,8 @@ class FastSettings:
             None lets everything pass.
         activation_checkpointing: the backward pass computes layers again instead of keeping what it needs:
             much less memory for one more forward pass a step; changes no number.
+        own_chunks: learn also the chunks that the model made itself (Algorithm 1a). False learns only
+            frames that were shown: a true way out, what an agent sees; an open rollout learns nothing.
     """
 
     num_steps: int = 2
@@ -84,6 +86,7 @@ class FastSettings:
     history: int = 16
     guard: float | None = 0.1
     activation_checkpointing: bool = False
+    own_chunks: bool = True
 
     def __post_init__(self) -> None:
         if self.num_steps < 0 or self.draws_per_step < 1 or self.probe_draws < 0:

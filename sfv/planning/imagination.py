@@ -128,7 +128,8 @@ class WorldImagination:
         pair = torch.cat([self._context, new], dim=2)
         report = None
         if self.learner is not None and self._memory is not None:
-            report = self.learner.learn([self._memory], pair, [action], self._num_context)[0]
+            memories, own = [self._memory], [seen is None]
+            [report] = self.learner.learn_allowed(memories, pair, [action], self._num_context, own)
         self._context = pair[:, :, -self._num_context :]
         if self._memory is not None:
             self._memory.context = self._context

@@ -96,6 +96,32 @@ def test_the_memory_learns_what_is_shown_not_what_was_predicted(world, latents):
     assert not torch.equal(states[0], states[2])
 
 
+def test_own_chunks_are_left_unlearned_where_the_settings_say_so(world, latents):
+    """Three episodes are shown two, one and no chunk: each learns those alone, and counts all."""
+    start, truth = latents[:, :, :3], latents[:, :, 3:]
+    requests = [
+        Request(name, start, ACTIONS[:3], shown=truth[:, :, : 2 * num] if num else None)
+        for name, num in (("a", 2), ("b", 1), ("c", 0))
+    ]
+    with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
+        rollout = make_rollout(world, lora, own_chunks=False)
+        many = rollout.run_many(requests)
+        learned = [[chunk.learned is not None for chunk in chunks] for chunks in many]
+        assert learned == [[True, True, False], [True, False, False], [False] * 3]
+        for request, chunks in zip(requests, many, strict=True):
+            memory = chunks[-1].memory
+            assert memory.num_chunks == 3
+            num = sum(chunk.learned is not None for chunk in chunks)
+            theta = rollout.learner.fresh(request.episode).theta
+            if num:
+                only_shown = Request(request.episode, start, ACTIONS[:num], shown=request.shown)
+                theta = list(make_rollout(world, lora).stream(only_shown))[-1].memory.theta
+            torch.testing.assert_close(memory.theta, theta, rtol=1e-3, atol=1e-3)
+        everything = make_rollout(world, lora).run_many(requests)
+    assert torch.equal(many[2][0].generated, everything[2][0].generated)
+    assert not torch.equal(many[2][1].generated, everything[2][1].generated)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 @pytest.mark.parametrize("with_memory", [False, True])
 def test_videos_made_at_once_are_the_ones_made_alone(world, latents, guidance, with_memory):

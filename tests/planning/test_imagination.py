@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,9 +30,9 @@ def given(frames=CONTEXT + 1):
     return torch.rand(frames, 3, SIZE, SIZE, generator=stream(0, "given"))
 
 
-def imagine(world, row, seen=None):
+def imagine(world, row, seen=None, settings=SETTINGS):
     """Chunk after chunk; gives each one's latents."""
-    with rollout_of(world, row, SETTINGS) as made:
+    with rollout_of(world, row, settings) as made:
         dreams = WorldImagination(world, SETTINGS.sampler, made.learner, SETTINGS.seed)
         dreams.begin("e", given(), None)
         found = []
@@ -65,6 +67,19 @@ def test_a_closed_loop_is_a_rollout_that_is_shown_the_truth(world):
         chunks = rollout.run("e", world.codec.encode(given()[None]), ACTIONS, shown=shown)
     for ours, theirs in zip(found, chunks, strict=True):
         torch.testing.assert_close(ours, theirs.generated, rtol=1e-4, atol=1e-5)
+
+
+def test_what_nobody_looked_at_is_left_unlearned_where_the_settings_say_so(world):
+    settings = replace(SETTINGS, fast=replace(SETTINGS.fast, own_chunks=False))
+    seen = torch.rand(3 * CHUNK, 3, SIZE, SIZE, generator=stream(1, "seen"))
+    blind, memory = imagine(world, "fast", settings=settings)
+    without, _ = imagine(world, "none")
+    assert memory is not None and memory.num_chunks == 3
+    for ours, theirs in zip(blind, without, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    _, looked = imagine(world, "fast", seen, settings)
+    _, always = imagine(world, "fast", seen)
+    assert looked is not None and always is not None and torch.equal(looked.theta, always.theta)
 
 
 def test_candidates_come_out_as_they_would_alone_and_nothing_moves_on(world):
