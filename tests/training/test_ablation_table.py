@@ -36,8 +36,8 @@ def back_of(bench, variant, **changes):
     bench = replace(bench, **changes)
     settings = GenerationSettings(SAMPLER, variant.lora, variant.fast, "32", 0)
     with rollout_of(bench.world, "fast", settings) as rollout:
-        memories, _ = bench._learn(rollout.learner)
-        return bench._go_back(rollout, rollout.learner, memories, variant.memory)
+        out = bench._learn(rollout.learner, variant)
+        return bench._go_back(rollout, rollout.learner, out.memories, variant.memory)
 
 
 @pytest.mark.slow
@@ -81,6 +81,27 @@ def test_walks_in_one_batch_come_out_as_alone(bench):
     alone, together = back_of(bench, OWN), back_of(bench, OWN, videos_at_once=2)
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one, other, atol=2e-3, rtol=0)
+
+
+@pytest.mark.slow
+def test_rows_that_learn_the_same_learn_once_and_score_as_if_each_had(bench, monkeypatch):
+    ways = []
+    real = ablation.learn_ways_out
+
+    def counted(learner, *rest):
+        ways.append(learner.settings)
+        return real(learner, *rest)
+
+    monkeypatch.setattr(ablation, "learn_ways_out", counted)
+    other = replace(OWN, memory="other_scene")
+    shown_only = replace(OWN, fast=replace(OWN.fast, own_chunks=False))
+    scores = [bench.measure(row, 0) for row in (OWN, other, shown_only)]
+    assert len(ways) == 1
+    bench.newest.clear()
+    assert bench.measure(other, 0)["return_psnr"] == scores[1]["return_psnr"]
+    bench.measure(other, 1)
+    bench.measure(replace(other, fast=replace(OWN.fast, num_steps=2)), 1)
+    assert len(ways) == 4, "another seed or setting learns anew"
 
 
 @pytest.mark.slow
