@@ -250,13 +250,18 @@ def batch(repeats: int, num: int = EPISODES) -> tuple[dict[str, Any], dict[str, 
     together, alone = ours(world, DEMO, num, lora, num), ours(world, DEMO, num, lora, 1)
     stock = Stock(world_of(stock_unet, DEMO.chunk_frames), DEMO, lora)
     difference = check_equal(together(), stock.videos(num))
+    operations = flops(together)
     rows = {
         f"{num} episodes: batched : stock": compare(together, lambda: stock.videos(num), repeats),
         "  of it the batch": compare(together, alone, repeats),
         "  of it CPU paths, adapter": compare(alone, lambda: stock.videos(num), repeats),
     }
     lora.remove()
-    return rows, {"episodes": num, "largest_relative_difference": difference}
+    return rows, {
+        "episodes": num,
+        "largest_relative_difference": difference,
+        "flops_batch": operations,
+    }
 
 
 def check_equal(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
