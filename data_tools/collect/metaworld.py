@@ -7,7 +7,8 @@
         --chunks 21 --every 4
 
 `--play policy` films each task's scripted policy, `--play return` carries a puck to a goal and back
-to where it was. Every phase (reach, grasp, lift, carry, ...) is one action in words.
+to where it was. Every phase (reach, grasp, lift, carry, ...) is one action in words, as long as it takes;
+with `--chunk-frames 8` it lasts whole chunks, as in the planning tasks `metaworld-return`.
 `--walk return` films the same way in exactly `--chunks` actions of 8 frames, homed before, between and
 after, and says in every frame where the (yellow) puck is: for benchmarks.
 """
@@ -69,6 +70,7 @@ class Settings:
         language: plain or varied words.
         chunks: of a `walk`, 8 frames each; 0 for the other plays.
         hand_poses: poses are those of the hand (metres, yaw 0): an inverse model reads its moves.
+        chunk_frames: of a `return`: every phase lasts a multiple of so many frames; 0: as long as it takes.
     """
 
     split: Split
@@ -81,6 +83,7 @@ class Settings:
     version: str = VERSION
     chunks: int = 0
     hand_poses: bool = False
+    chunk_frames: int = 0
 
     noun: ClassVar[str] = "tries"
     measures: ClassVar[tuple[str, ...]] = ("frames", "return_psnr")
@@ -104,9 +107,16 @@ class Settings:
                 "on, e.g. 21 with --every 4"
             )
 
+        if self.chunk_frames < 0 or (self.chunk_frames and self.play != "return"):
+            raise SchemaError(
+                f"--chunk-frames {self.chunk_frames}: allowed are 0 (phases as long as they take) or more, "
+                "with --play return alone (cut --chunk-frames gives other episodes chunks)"
+            )
+
     def settings(self) -> dict[str, Any]:
         """The fields; what a play does not use is left out: hashed as before there was any."""
         unused = set() if self.hand_poses else {"hand_poses"}
+        unused |= set() if self.chunk_frames else {"chunk_frames"}
         unused |= set() if self.play == "walk" else {"chunks"}
         return {k: v for k, v in asdict(self).items() if k not in unused}
 
@@ -144,7 +154,8 @@ def _film_one(settings: Settings, folder: Path, index: int, engine: Engine) -> O
             filmed, puck = film_walk(engine, layout, settings.every, rng, settings.chunks)
             things = (puck,)
         elif settings.play == "return":
-            filmed = film_return(engine, layout, settings.every, rng)
+            whole = settings.chunk_frames or 1
+            filmed = film_return(engine, layout, settings.every, rng, whole)
         else:
             filmed = film_task(engine, TASKS[task], layout, settings.every)
         psnr = revisit_psnr(filmed.frames, filmed.revisits)
@@ -234,6 +245,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--chunks", type=int, default=21, help="actions of a --walk, 8 frames each")
     p.add_argument(
+        "--chunk-frames",
+        type=int,
+        default=0,
+        help="--play return: every phase lasts whole chunks of so many frames; 0: as long as it takes",
+    )
+    p.add_argument(
         "--tasks",
         nargs="+",
         metavar="TASK",
@@ -263,6 +280,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         language=args.language,
         chunks=args.chunks if play == "walk" else 0,
         hand_poses=args.hand_poses,
+        chunk_frames=args.chunk_frames,
     )
 
 

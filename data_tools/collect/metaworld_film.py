@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,9 @@ def film_task(engine: Engine, task: Task, layout: int, every: int) -> Film:
     return recorder.film(_named(recorder, task), [])
 
 
-def film_return(engine: Engine, layout: int, every: int, rng: np.random.Generator) -> Film:
+def film_return(
+    engine: Engine, layout: int, every: int, rng: np.random.Generator, chunk_frames: int = 1
+) -> Film:
     """Film the puck's way to the goal and back to where it was, and the hand's way home.
 
     Args:
@@ -112,6 +115,7 @@ def film_return(engine: Engine, layout: int, every: int, rng: np.random.Generato
         layout: where the puck begins.
         every: control steps a frame.
         rng: draws the goal's place.
+        chunk_frames: every phase lasts a multiple of so many frames: the hand waits where it arrived.
 
     Raises:
         Skipped: the puck did not reach the goal, or did not come back.
@@ -125,13 +129,14 @@ def film_return(engine: Engine, layout: int, every: int, rng: np.random.Generato
     elbow = engine.elbow()
     recorder = Recorder(engine, every)
     words = ("puck", "carry the puck to the goal", "place the puck at the goal")
-    marks = _play(recorder, [rest, *take_and_put(PUCK, first, goal, *words)])
+    legs = [rest, *take_and_put(PUCK, first, goal, *words)]
+    marks = _play(recorder, legs, chunk_frames)
     put = recorder.moments[-1].thing
     words = ("puck", "carry the puck back", "place the puck back")
-    marks += _play(recorder, take_and_put(PUCK, put, first, *words))
+    marks += _play(recorder, take_and_put(PUCK, put, first, *words), chunk_frames)
     engine.pull_elbow(elbow)
     home = dataclasses.replace(rest, text="withdraw the hand", frames=40, tolerance=0.003)
-    marks += _play(recorder, [home, rest])
+    marks += _play(recorder, [home, rest], chunk_frames)
     if np.linalg.norm(put - goal) > PUT_METRES:
         raise Skipped("the puck did not reach the goal")
     if np.linalg.norm(recorder.moments[-1].thing - first) > PUT_METRES:
@@ -153,17 +158,25 @@ def _returned(moments: list[Moment]) -> list[tuple[int, int]]:
     return pairs
 
 
-def _play(recorder: Recorder, legs: list[Leg]) -> list[tuple[int, str]]:
-    """Play legs one after the other; gives the frame and text at which each begins."""
+def _play(recorder: Recorder, legs: list[Leg], chunk_frames: int) -> list[tuple[int, str]]:
+    """Play legs one after the other; gives the frame and text at which each begins.
+
+    The last leg of each text holds until its chunk is full. Without chunks every leg is marked, so that a
+    way of less than `MIN_FRAMES` above the puck counts to the phase before.
+    """
     marks = []
-    for leg in legs:
-        marks.append((len(recorder.frames), leg.text))
-        for _ in range(leg.frames):
-            if leg.arrived(recorder.take(leg).hand):
-                break
-        else:
-            if leg.tolerance > 0:
-                raise Skipped(f"the hand did not arrive ({leg.text})")
+    for text, group in groupby(legs, lambda leg: leg.text):
+        for i, leg in enumerate(group):
+            if i == 0 or chunk_frames == 1:
+                marks.append((len(recorder.frames), text))
+            for _ in range(leg.frames):
+                if leg.arrived(recorder.take(leg).hand):
+                    break
+            else:
+                if leg.tolerance > 0:
+                    raise Skipped(f"the hand did not arrive ({text})")
+        while len(recorder.frames) % chunk_frames:
+            recorder.take(leg)
     return marks
 
 

@@ -42,6 +42,10 @@ _GAIN = 10.0
 _METRES_A_STEP = 0.01
 """How far a command of 1 moves the hand in one control step."""
 
+_LEAD_FRAMES = 1.85
+"""Frames by which the arm comes after the point that its hand is drawn to, at a steady speed: fitted to the
+commands and moves of one scripted episode, at two control steps a frame."""
+
 _OVER = 0.02
 """Nearer than this to the point above the puck, the hand goes down."""
 
@@ -56,6 +60,7 @@ class _Saved:
     last_positions: Array
     stiffness: Array
     springs: Array
+    wanted: Array | None
 
 
 class MetaWorld:
@@ -82,6 +87,7 @@ class MetaWorld:
         self._opened: Engine | None = None
         self._goal = self._first = self._home = np.zeros(3)
         self._elbow: Array = np.zeros(7)
+        self._wanted: Array | None = None
 
     @property
     def engine(self) -> Engine:
@@ -103,19 +109,32 @@ class MetaWorld:
         for _ in range(SPARE_FRAMES * self.every):  # home the arm, so that its elbow comes back too
             moment = engine.step(self._toward(start.hand, OPEN))
         self._elbow = engine.elbow()
+        self._wanted = None
         return self._seen(moment)
 
     def execute(self, step: Step) -> Seen:
-        """Move the hand by the change (metres); the action tells whether the gripper is closed."""
+        """Move the hand by the change (metres); the action tells whether the gripper is closed.
+
+        A command moves the point that draws the hand, and the arm comes after it. So that point is put
+        ahead of where the steps lead: else the hand is late in every chunk, and runs on after it.
+        """
         self._springs(step.action)
-        way = np.array(step.change[:3]) / (self.every * _METRES_A_STEP)
-        control = np.array([*np.clip(way, -1, 1), self._gripper(step.action)])
-        return self._run(lambda: control)
+        change = np.array(step.change[:3])
+        self._wanted = (self._drawn() if self._wanted is None else self._wanted) + change
+        ahead = self._wanted + self._lead * change
+        left = iter(range(self.every, 0, -1))
+
+        def control() -> Array:
+            way = (ahead - self._drawn()) / (next(left) * _METRES_A_STEP)
+            return np.array([*np.clip(way, -1, 1), self._gripper(step.action)])
+
+        return self._run(control)
 
     def perform(self, action: str) -> list[Seen]:
         if action not in ACTIONS:
             raise ValueError(f"no action {action!r} here; allowed: {list(ACTIONS)}")
         self._springs(action)
+        self._wanted = None
         still = self._hand()
         return [self._run(lambda: self._control(action, still)) for _ in range(self.chunk_frames)]
 
@@ -133,6 +152,7 @@ class MetaWorld:
             np.array(env._last_stable_obs),
             env.model.jnt_stiffness.copy(),
             env.model.qpos_spring.copy(),
+            None if self._wanted is None else self._wanted.copy(),
         )
 
     def load(self, state: Any) -> None:
@@ -146,6 +166,7 @@ class MetaWorld:
         mujoco.mj_setState(env.model, env.data, state.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
         env._prev_obs, env._last_stable_obs = state.previous.copy(), state.last_positions.copy()
         self.engine.seen = state.seen.copy()
+        self._wanted = None if state.wanted is None else state.wanted.copy()
 
     def distance(self, a: Position, b: Position) -> float:
         """Straight, in space."""
@@ -161,8 +182,17 @@ class MetaWorld:
         target, _ = self._target(action, hand)
         return bool(np.linalg.norm(target - hand) < 2 * PUCK.exact)
 
+    @property
+    def _lead(self) -> float:
+        """`_LEAD_FRAMES`, in frames of this world."""
+        return _LEAD_FRAMES * 2 / self.every
+
     def _hand(self) -> Array:
         return np.array(self.engine.seen[:3])
+
+    def _drawn(self) -> Array:
+        """The point that draws the hand."""
+        return np.array(self.engine.env.unwrapped.data.mocap_pos[0])
 
     def _run(self, control: Any) -> Seen:
         """One frame."""

@@ -27,8 +27,8 @@ from sfv.report.table import format_table
 from sfv.training.generate import GenerationSettings
 from sfv.training.run_folder import open_run_folder
 
-BASE = "none"
-ROWS = (BASE, "fast", *ENGINE_ROWS)
+BASE, FAST = "none", "fast"
+ROWS = (BASE, FAST, *ENGINE_ROWS)
 SUB_GOALS = "sub_goals.json"
 
 
@@ -333,6 +333,7 @@ def report(
     rows = {row: Row(len(plans[row]), found) for row, found in scores.items()}
     content = report_json(rows, settings)
     pairs = [(row, BASE) for row in scores if row != BASE and BASE in scores]
+    pairs += [(row, FAST) for row in scores if row not in ROWS and FAST in scores]
     content["differences"] = paired_differences(scores, pairs)
     content["episodes"] = {
         row: [_episode(p, tasks[p.task], environment, tolerance) for p in each]

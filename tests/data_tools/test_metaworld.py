@@ -115,6 +115,20 @@ def test_the_arm_looks_the_same_when_it_is_back(returned: Film) -> None:
     assert psnr and middle and psnr[0] >= metaworld.MIN_RETURN_PSNR > middle[0] + 3
 
 
+@pytest.mark.slow
+def test_a_returns_phases_last_whole_chunks_if_asked(returned: Film) -> None:
+    with open_task("pick-place", SIZE) as engine:
+        filmed = film_return(engine, 3, 4, np.random.default_rng(3), chunk_frames=6)
+    lengths = [phase.stop - phase.start for phase in filmed.phases]
+    assert {length % 6 for length in lengths} == {0} and sum(lengths) == len(filmed.frames)
+    assert len(filmed.moments) == len(filmed.controls) == len(filmed.frames)
+    assert [p.text for p in filmed.phases] == [p.text for p in returned.phases]
+    assert any((phase.stop - phase.start) % 6 for phase in returned.phases)
+    for phase in filmed.phases:  # no chunk has commands of two phases
+        assert len(np.unique(filmed.controls[phase.start : phase.stop, :, 3])) == 1
+    assert filmed.revisits[-1] == (STILL_FRAMES - 1, len(filmed.frames) - 1)
+
+
 @pytest.fixture(scope="module")
 def walked(engine_is_there: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One walk, by the command."""
@@ -193,6 +207,11 @@ def test_held_out_tasks_stand_in_the_test_split_alone() -> None:
         ),
         ({"size": 33}, "--size 33: allowed are even numbers from 32"),
         ({"every": 3}, "--every 3: allowed are"),
+        ({"chunk_frames": 8}, "--chunk-frames 8: allowed are 0 .* with --play return alone"),
+        (
+            {"play": "return", "tasks": ("pick-place",), "chunk_frames": -1},
+            "--chunk-frames -1: allowed are 0",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
@@ -204,6 +223,9 @@ def test_settings_without_chunks_are_hashed_as_they_were() -> None:
     assert "chunks" not in SETTINGS.settings()
     walk = dataclasses.replace(SETTINGS, play="walk", tasks=("pick-place",), chunks=21)
     assert walk.settings()["chunks"] == 21
+    back = dataclasses.replace(SETTINGS, play="return", tasks=("pick-place",))
+    assert "chunk_frames" not in back.settings()
+    assert dataclasses.replace(back, chunk_frames=8).settings()["chunk_frames"] == 8
 
 
 def test_missing_metaworld_gives_the_install_line(

@@ -72,10 +72,15 @@ def refused(capsys, *arguments):
 
 @pytest.mark.parametrize("config", FIT_CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_constructs(config, config_data, tmp_path):
-    arguments = flags(config_data, config)
-    assert yaml.safe_load(config.read_text())["seed_everything"] == 0
-    if "init_from" in yaml.safe_load(config.read_text())["model"]:
-        first = parse(flags(config_data))
+    content = yaml.safe_load(config.read_text())
+    channels = content["model"]["denoiser"]["init_args"].get("latent_channels", 16)
+    data = config_data
+    if channels != 16:
+        data = make_data(tmp_path / "data", channels, 8, (2, 4), 8)
+    arguments = flags(data, config)
+    assert content["seed_everything"] == 0
+    if "init_from" in content["model"]:
+        first = parse([*arguments, "--model.init_from=null"])
         first.model.world_model.save(tmp_path / "model")
         arguments.append(f"--model.init_from={tmp_path / 'model'}")
     cli = parse(arguments)
