@@ -208,8 +208,8 @@ class FastLearner:
             found = self.learn(chosen, pairs[allowed], given, num_context)
             for i, report in zip(allowed, found, strict=True):
                 reports[i] = report
-        for memory, report in zip(memories, reports, strict=True):
-            memory.num_chunks += report is None
+        for i, memory in enumerate(memories):
+            memory.num_chunks += i not in allowed
         return reports
 
     def _train(self, memories: Sequence[Memory], exam: Exam) -> list[float]:
