@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from sfv.benchmark.generate import Maker, RowTask
 from sfv.benchmark.methods import Method, standard
@@ -290,7 +291,9 @@ def test_the_shipped_runs_parse(config, capsys):
         main(["evaluate", "--benchmark=doom-return", f"--config={config}", "--print_config"])
     assert stopped.value.code == 0
     said = capsys.readouterr().out
-    assert "- other_scene" in said and "videos_at_once: 10" in said
+    given, parsed = OmegaConf.load(config), OmegaConf.create(said)
+    assert parsed.rows == given.rows and parsed.generation.videos_at_once == 10
+    assert parsed.generation.fast.get("own_chunks") == given.generation.fast.get("own_chunks", True)
 
 
 def test_rows_of_a_config_file_are_typed(made_up, world, tmp_path, capsys):
