@@ -42,11 +42,6 @@ def base_settings(settings: DemoSettings) -> dict[str, Any]:
     return {"base": read_description(find_model(settings.base))["denoiser"]["fingerprint"]}
 
 
-def save_codec(base: str, folder: Path) -> None:
-    """Give the encoder of frames the base model's codec."""
-    WorldModel.load(base).codec.save(folder / "codec.safetensors")
-
-
 def slow_settings(settings: DemoSettings) -> dict[str, Any]:
     """What decides the result of slow learning."""
     return {

@@ -115,9 +115,9 @@ def _shard(episodes: Path) -> Stage:
 
 def _encode(shards: Path, settings: DemoSettings) -> Stage:
     def run(part: Path) -> None:
-        if settings.base is not None:
-            learn.save_codec(settings.base, part)
-        _tool("encode_latents", f"--shards={shards}", f"--out={part}", "--workers=1", "--resume")
+        codec = [] if settings.base is None else [f"--codec-model={settings.base}"]
+        options = ["--workers=1", "--resume", *codec]
+        _tool("encode_latents", f"--shards={shards}", f"--out={part}", *options)
 
     how = (
         "fit a frame codec on the train split" if settings.base is None else "take the base's codec"
