@@ -6,6 +6,7 @@ hands it to `collect`, or to `run_command` together with the arguments of `new_p
 
 import argparse
 import json
+import math
 import multiprocessing
 import sys
 from collections import Counter
@@ -185,13 +186,18 @@ def _finished(recipe: Recipe, folder: Path, episodes: int, resume: bool) -> dict
 
 
 def _jobs(recipe: Recipe, indices: Sequence[int], count: int) -> list[tuple[int, ...]]:
-    """Deal the scenes out to `count` jobs."""
+    """Deal the scenes out to `count` jobs; a scene of more than a job's share is cut."""
     scenes: dict[str, list[int]] = {}
     for index in indices:
         scenes.setdefault(recipe.scene_of(index), []).append(index)
-    dealt = [scenes[name] for name in sorted(scenes)]
+    most = max(1, math.ceil(len(indices) / count))
+    dealt = [
+        scenes[name][first : first + most]
+        for name in sorted(scenes)
+        for first in range(0, len(scenes[name]), most)
+    ]
     shares = [dealt[start::count] for start in range(min(count, len(dealt)))]
-    return [tuple(index for scene in share for index in scene) for share in shares]
+    return [tuple(index for piece in share for index in piece) for share in shares]
 
 
 def _run(

@@ -113,6 +113,12 @@ def test_the_episodes_of_a_scene_are_filmed_by_one_start_of_the_engine(tmp_path:
 
 
 @pytest.mark.slow
+def test_workers_share_a_scene_that_stands_alone(tmp_path: Path) -> None:
+    collect(Rooms(1), tmp_path, 7, workers=2)
+    assert sorted(starts(tmp_path)) == [[0, 1], [2, 3], [4, 5], [6]]
+
+
+@pytest.mark.slow
 def test_workers_share_the_scenes_and_change_no_result(tmp_path: Path) -> None:
     collect(Rooms(5), tmp_path / "one", 9)
     collect(Rooms(5), tmp_path / "two", 9, workers=2)
