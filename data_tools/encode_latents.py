@@ -222,14 +222,11 @@ def codec_of(args: argparse.Namespace) -> dict[str, Any]:
     """Find or fit the codec; returns what `load_codec` takes.
 
     Raises:
-        ValueError: klvae without its folder, two codecs are named, or the model has another kind.
+        ValueError: the flags name no codec or several, or the model has another kind.
         ShardError: no training shards to fit on.
     """
-    if args.codec_file is not None and args.codec_model is not None:
-        raise ValueError("--codec-file and --codec-model name two codecs; leave one out")
+    _check_codec_flags(args)
     if args.codec == "klvae":
-        if args.codec_folder is None:
-            raise ValueError("--codec klvae needs --codec-folder, a diffusers folder with vae/")
         return {"klvae": str(local_folder(args.codec_folder).resolve())}
     own = (args.out / CODEC_FILE).resolve()
     given = args.codec_file or (own if args.resume and own.is_file() else None)
@@ -243,6 +240,24 @@ def codec_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.codec_model is not None or given != own:
         codec.save(own)
     return {"pca": str(own)}
+
+
+def _check_codec_flags(args: argparse.Namespace) -> None:
+    named = [
+        flag
+        for flag, value in (
+            ("--codec-file", args.codec_file),
+            ("--codec-model", args.codec_model),
+            ("--codec-folder", args.codec_folder),
+        )
+        if value is not None
+    ]
+    if len(named) > 1:
+        raise ValueError(f"{' and '.join(named)} name {len(named)} codecs; leave all out but one")
+    if args.codec == "klvae" and args.codec_folder is None:
+        raise ValueError("--codec klvae needs --codec-folder, a diffusers folder with vae/")
+    if args.codec == "pca" and args.codec_folder is not None:
+        raise ValueError("--codec-folder is a VAE's: give --codec klvae with it, or leave it out")
 
 
 def model_codec(model: str) -> PCAPatchCodec:

@@ -89,7 +89,24 @@ def test_the_codec_of_a_world_model_is_used(
     assert made == WorldModel.load("reference").codec.fingerprint()
     codec = tmp_path / "codec.safetensors"
     assert encode_latents.main(f"{args} --codec-file {codec}".split()) == 2
-    assert "name two codecs" in capsys.readouterr().err
+    assert "--codec-file and --codec-model name 2 codecs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--codec klvae", "--codec klvae needs --codec-folder"),
+        ("--codec klvae --codec-file c.safetensors", "--codec klvae needs --codec-folder"),
+        ("--codec klvae --codec-folder f --codec-model reference", "--codec-model and --codec-folder"),
+        ("--codec-folder f", "--codec-folder is a VAE's: give --codec klvae with it"),
+    ],
+)  # fmt: skip
+def test_flags_that_name_no_codec_or_several_are_refused(
+    tmp_path: Path, flags: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = f"--shards {tmp_path} --out {tmp_path / 'x'} --workers 1 {flags}"
+    assert encode_latents.main(args.split()) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_loader_reads_them(latents: Path) -> None:
