@@ -55,7 +55,19 @@ def _of_the_run(config: str) -> str:
     content.pop(MEASURED, None)
     for name in MACHINES:
         content.get("trainer", {}).pop(name, None)
-    return OmegaConf.to_yaml(content)
+    return OmegaConf.to_yaml(_whole(OmegaConf.to_container(content)))
+
+
+def _whole(content: Any) -> Any:
+    """Floats without a fraction as integers: a config with `${...}` holds 1000.0, one without 1000."""
+    match content:
+        case dict():
+            return {key: _whole(value) for key, value in content.items()}
+        case list():
+            return [_whole(value) for value in content]
+        case float() if content.is_integer():
+            return int(content)
+    return content
 
 
 def first_difference(old: str, new: str) -> str:
