@@ -21,6 +21,21 @@ def noise_targets(
     return torch.cat([latents[:, :, :num_context], noisy], dim=2)
 
 
+def with_noise(
+    samples: Float[Tensor, "b _ _ h w"], largest: float, generator: torch.Generator
+) -> Float[Tensor, "b _ _ h w"]:
+    """Add Gaussian noise, to every sample of a deviation of its own, uniform from 0 to `largest`.
+
+    Args:
+        samples: latents, or frames of videos.
+        largest: in units of `samples`.
+        generator: on the CPU; draws the deviations, then the noise.
+    """
+    level = largest * torch.rand(len(samples), 1, 1, 1, 1, generator=generator)
+    noise = level * torch.randn(samples.shape, generator=generator)
+    return samples + noise.to(samples)
+
+
 def noise_context(
     latents: Float[Tensor, "b c t h w"],
     num_context: int,
@@ -37,10 +52,8 @@ def noise_context(
         largest: every sample draws its deviation uniformly from 0 to this.
         generator: on the CPU; draws the deviations, then the noise.
     """
-    context = latents[:, :, :num_context]
-    level = largest * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
-    noise = level * torch.randn(context.shape, generator=generator)
-    return torch.cat([context + noise.to(context), latents[:, :, num_context:]], dim=2)
+    context = with_noise(latents[:, :, :num_context], largest, generator)
+    return torch.cat([context, latents[:, :, num_context:]], dim=2)
 
 
 def masked_conditional_loss(

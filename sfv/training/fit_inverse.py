@@ -25,6 +25,7 @@ class InverseCLI(FitCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add_run_arguments(parser)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.add_argument(
             "--test",
             type=str | None,

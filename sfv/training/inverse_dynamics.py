@@ -8,11 +8,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from sfv import rng
 from sfv.data.schema import EpisodeMeta
+from sfv.diffusion.objective import with_noise
 from sfv.metrics.action_following import Spans, chance, read_chunks, share_read
 from sfv.metrics.protocol import MetricValue, Passport, Row, mean_value
 from sfv.metrics.suite_common import videos_hash
@@ -32,6 +34,9 @@ class InverseDynamicsLearner(pl.LightningModule):
         optimizer: called with the parameters to train.
         lr_scheduler: called with the optimiser, stepped once a step; none keeps the rate constant.
         pose_weight: weight of the continuous head's loss beside the discrete one's; 0 or more.
+        frame_noise: largest deviation of the noise on the frames in training, where white is 1; every
+            window draws its own from 0 to this. Imagined frames keep noise, which is else read as moves.
+        seed: names the noise streams.
     """
 
     def __init__(
@@ -40,21 +45,31 @@ class InverseDynamicsLearner(pl.LightningModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         pose_weight: float | int = 1.0,
+        frame_noise: float | int = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if pose_weight < 0:
             raise ValueError(f"pose_weight is {pose_weight}; allowed: 0 or more")
+        if not 0 <= frame_noise <= 1:
+            raise ValueError(f"frame_noise is {frame_noise}; allowed: 0 to 1")
         self.network, self.pose_weight = network, pose_weight
+        self.frame_noise, self.seed = frame_noise, seed
         self.make_optimizer: Callable[..., Any] = optimizer
         self.make_scheduler: Callable[..., Any] | None = lr_scheduler
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Float[Tensor, ""]:
-        loss, _ = self._loss(batch)
+        frames = _frames(batch)
+        if self.frame_noise:
+            place = self.global_step, batch_idx, self.global_rank
+            draws = rng.stream(self.seed, "frame-noise", *place)
+            frames = with_noise(frames, self.frame_noise, draws)
+        loss, _ = self._loss(batch, frames)
         self.log("inverse/loss", loss, prog_bar=True, batch_size=len(batch["actions"]))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        loss, correct = self._loss(batch)
+        loss, correct = self._loss(batch, _frames(batch))
         size = len(batch["actions"])
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=size)
         self.log("val/pair_accuracy", correct, prog_bar=True, sync_dist=True, batch_size=size)
@@ -70,10 +85,12 @@ class InverseDynamicsLearner(pl.LightningModule):
         """Write the inverse model."""
         self.network.save(folder)
 
-    def _loss(self, batch: dict[str, Any]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def _loss(
+        self, batch: dict[str, Any], frames: Float[Tensor, "b t 3 height width"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The loss, and the share of pairs whose action is read."""
-        before, after = pairs_of(batch["video"])
-        num_pairs = batch["video"].shape[1] - 1
+        before, after = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
+        num_pairs = frames.shape[1] - 1
         action = self.network.index_of(batch["actions"]).repeat_interleave(num_pairs)
         action = action.to(before.device)
         logits, pose = self.network(before, after)
@@ -86,12 +103,9 @@ class InverseDynamicsLearner(pl.LightningModule):
         return losses.action + self.pose_weight * losses.pose, correct
 
 
-def pairs_of(
-    video: UInt8[Tensor, "b t 3 height width"],
-) -> tuple[Float[Tensor, "n 3 height width"], Float[Tensor, "n 3 height width"]]:
-    """All pairs of consecutive frames, window after window, in [0, 1]."""
-    frames = video.float() / 255
-    return frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
+def _frames(batch: dict[str, Any]) -> Float[Tensor, "b t 3 height width"]:
+    frames: Tensor = batch["video"].float() / 255
+    return frames
 
 
 @dataclass(frozen=True)

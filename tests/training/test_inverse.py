@@ -17,7 +17,6 @@ from sfv.training.fit_inverse import InverseCLI
 from sfv.training.inverse_dynamics import (
     InverseDynamicsLearner,
     held_out_accuracy,
-    pairs_of,
     read_episode,
     spans_of,
 )
@@ -103,28 +102,22 @@ def test_windows_carry_the_poses_of_their_frames(shards):
     assert "poses" not in next(iter(plain.train_dataloader()))
 
 
-def test_pairs_are_neighbours_of_one_window():
-    video = torch.arange(2 * 3).view(2, 3, 1, 1, 1).expand(2, 3, 3, 4, 5).to(torch.uint8)
-    before, after = pairs_of(video)
-    assert (before[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 3, 4]
-    assert (after[:, 0, 0, 0] * 255).round().tolist() == [1, 2, 4, 5]
-
-
 def test_the_loss_takes_every_pair_under_its_windows_action():
     net = InverseDynamics(("left", "stay", "right"), side=16, widths=(8,), hidden=8)
     learner = InverseDynamicsLearner(net, pose_weight=0.5)
-    meta, video = episode("a")
+    meta, film = episode("a")
     windows = [slice(3, 8), slice(7, 12)]
     poses = torch.tensor(meta.poses)
     batch = {
-        "video": torch.stack([(video[w] * 255).to(torch.uint8) for w in windows]),
+        "video": torch.stack([(film[w] * 255).to(torch.uint8) for w in windows]),
         "poses": torch.stack([poses[w] for w in windows]),
         "actions": ["stay", "right"],
     }
-    loss, correct = learner._loss(batch)
+    video = batch["video"].float() / 255
+    loss, correct = learner._loss(batch, video)
     total, hits = [], []
     for w, action in zip(windows, ("stay", "right"), strict=True):
-        frames = (video[w] * 255).to(torch.uint8).float() / 255
+        frames = (film[w] * 255).to(torch.uint8).float() / 255
         logits, pose = net(frames[:-1], frames[1:])
         wanted = torch.full((4,), net.actions.index(action))
         total.append(torch.nn.functional.cross_entropy(logits, wanted))
@@ -134,8 +127,14 @@ def test_the_loss_takes_every_pair_under_its_windows_action():
         hits.append((logits.argmax(1) == wanted).float().mean())
     torch.testing.assert_close(loss, sum(total) / 2)
     torch.testing.assert_close(correct, sum(hits) / 2)
-    without, _ = learner._loss({k: v for k, v in batch.items() if k != "poses"})
+    without, _ = learner._loss({k: v for k, v in batch.items() if k != "poses"}, video)
     assert without < loss
+    assert learner.training_step(batch, 0) == loss
+    noisy = InverseDynamicsLearner(net, pose_weight=0.5, frame_noise=0.1)
+    assert noisy.training_step(batch, 0) == noisy.training_step(batch, 0) != loss
+    assert noisy.training_step(batch, 1) != noisy.training_step(batch, 0)
+    with pytest.raises(ValueError, match="frame_noise is 2; allowed: 0 to 1"):
+        InverseDynamicsLearner(net, frame_noise=2)
 
 
 @pytest.mark.slow
