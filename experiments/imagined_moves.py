@@ -158,5 +158,10 @@ def imagined_moves(
     print(table(moves))
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; 2 after an error of the input."""
+    return run_command("experiments.imagined_moves", imagined_moves, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command("experiments.imagined_moves", imagined_moves))
+    sys.exit(main())

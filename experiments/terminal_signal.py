@@ -109,5 +109,10 @@ def terminal_signal(
     print(table(scores, seed))
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; 2 after an error of the input."""
+    return run_command("experiments.terminal_signal", terminal_signal, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command("experiments.terminal_signal", terminal_signal))
+    sys.exit(main())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.imagined_moves import ChunkMove, chunk_moves, table
+from experiments.imagined_moves import ChunkMove, chunk_moves, main, table
 from sfv.data.schema import Action
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.chunk_sampler import ChunkSampler
@@ -75,3 +75,9 @@ def test_the_table_has_a_line_an_action_and_one_of_all():
     assert lines[1].split() == ["turn", "left", "2", "2", "2", "2", "0.75", "0", "0.75"]
     assert lines[2].split() == ["walk", "forward", "1", "4", "0", "0", "1", "0", "0"]
     assert lines[3].split() == ["all", "3", "2.667", "1.333", "1", "0.9167", "0", "0.5"]
+
+
+def test_the_command_names_what_is_missing(tmp_path, capsys):
+    args = ["--model=reference", "--inverse=reference", f"--episodes={tmp_path}", "--device=cpu"]
+    assert main(args) == 2
+    assert "experiments.imagined_moves: " in capsys.readouterr().err
