@@ -190,7 +190,7 @@ def _jobs(recipe: Recipe, indices: Sequence[int], count: int) -> list[tuple[int,
     scenes: dict[str, list[int]] = {}
     for index in indices:
         scenes.setdefault(recipe.scene_of(index), []).append(index)
-    most = max(1, math.ceil(len(indices) / count))
+    most = math.ceil(len(indices) / count)
     dealt = [
         scenes[name][first : first + most]
         for name in sorted(scenes)
