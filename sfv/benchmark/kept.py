@@ -1,11 +1,14 @@
 """Results that are kept with the settings that made them, so that a stopped benchmark goes on."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sfv.files import write_json
+from sfv.metrics.protocol import MetricValue, from_plain
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,24 @@ class Kept:
     def write(self, result: dict[str, Any]) -> None:
         """Note that it is finished."""
         write_json(self.path, {"settings": self.settings, "result": result})
+
+
+def kept_scores(
+    folder: Path, name: str, settings: dict[str, Any], measure: Callable[[], dict[str, MetricValue]]
+) -> dict[str, MetricValue]:
+    """Measure, or read what was measured with exactly these settings.
+
+    Args:
+        folder: where scores are kept, as `NAME-DIGEST.json`; other settings have another digest.
+        name: what is scored.
+        settings: what decides the scores, such as a hash of the videos.
+        measure: gives the scores by metric.
+    """
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    kept = Kept(folder, f"{name}-{digest}", settings)
+    known = kept.read()
+    if known is not None:
+        return {metric: from_plain(cell) for metric, cell in known.items()}
+    scores = measure()
+    kept.write({metric: value.to_plain() for metric, value in scores.items()})
+    return scores

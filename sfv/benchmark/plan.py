@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from sfv.benchmark.kept import kept_scores
 from sfv.benchmark.plan_report import write_outputs
 from sfv.benchmark.plan_rows import ENGINE_ROWS, PlanRow, RowPlayer, Stage, video_paths
 from sfv.benchmark.plan_score import Plan, by_repeat, clip_scores, episode_scores, row_scores
@@ -295,7 +297,14 @@ def _clips(
     paths = [video_paths(folder, plan.episode) for plan in plans]
     paths = [pair for pair in paths if pair[0].is_file()]
     real, imagined = ([read_video(pair[i]) for pair in paths] for i in (0, 1))
-    return clip_scores(real, imagined, passport, min_clips)
+    settings = {
+        "real": videos_hash(real),
+        "imagined": videos_hash(imagined),
+        "passport": passport.to_dict(),
+        "min_clips": min_clips,
+    }
+    measure = partial(clip_scores, real, imagined, passport, min_clips)
+    return kept_scores(folder, "clips", settings, measure)
 
 
 def _passport(

@@ -1,7 +1,5 @@
 """`sfv evaluate --benchmark`: every row of a benchmark with one command, or the videos of others."""
 
-import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -11,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sfv.benchmark.generate import Maker, RowTask, num_undone, num_videos
-from sfv.benchmark.kept import Kept
+from sfv.benchmark.kept import kept_scores
 from sfv.benchmark.methods import BASE, CONTROLS, Method, Protocol
 from sfv.benchmark.report import spread_lines, write_outputs
 from sfv.benchmark.rows import checked, rows_of_models, rows_of_videos
@@ -30,7 +28,7 @@ from sfv.benchmark.videos import read_videos
 from sfv.benchmark.walks import Walk, chosen_parts, load_walks
 from sfv.benchmark.walks import make_data as make_data_by_tool
 from sfv.files import claim_folder, write_json
-from sfv.metrics.protocol import MetricValue, Row, from_plain, paired_differences, report_json
+from sfv.metrics.protocol import MetricValue, Row, paired_differences, report_json
 from sfv.metrics.suite import videos_hash
 from sfv.models.device import AUTO
 from sfv.report.table import format_table
@@ -226,15 +224,8 @@ def _score(truth: Truth, folders: Mapping[Protocol, Path], keep: Path, fvd: bool
         settings = {"videos": videos_hash(videos), "walks": ids, "fvd": fvd, "seed": truth.seed}
         if spec.objects:
             settings["objects"] = list(spec.objects)
-        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-        kept = Kept(keep, f"scores-{protocol}-{digest}", settings)
-        known = kept.read()
-        if known is None:
-            scored = score_videos(truth, protocol, videos, fvd)
-            kept.write({metric: value.to_plain() for metric, value in scored.items()})
-            found |= scored
-        else:
-            found |= {metric: from_plain(cell) for metric, cell in known.items()}
+        measure = partial(score_videos, truth, protocol, videos, fvd)
+        found |= kept_scores(keep, f"scores-{protocol}", settings, measure)
     return found
 
 

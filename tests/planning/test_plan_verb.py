@@ -1,6 +1,8 @@
 """`sfv plan` in process: on a toy world, and on the real engine at a tiny size."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from data_tools.plan_worlds.write_tasks import main as write_tasks
 from experiments.cluster.measured import read_report
 from sfv.cli import main
 from sfv.fast.memory_file import load_memory
+from sfv.metrics.protocol import mean_value
 from sfv.planning.inverse_dynamics import InverseDynamics
 from sfv.planning.tasks import load_tasks
 from tests.planning.make import MOVES, make_world, meadow_tasks
@@ -102,6 +105,25 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(made, finished, tmp_path):
     assert (out / "rows" / "fast" / "walk-0.json").read_text() == first
     for name, cell in whole["rows"]["fast"]["metrics"].items():
         assert report_of(out)["rows"]["fast"]["metrics"][name]["value"] == cell["value"]
+
+
+def test_clips_that_were_scored_are_not_scored_again(made, tmp_path, monkeypatch):
+    measured = []
+
+    def measure(real, imagined, passport, min_clips):
+        measured.append(min_clips)
+        return {"fvd": mean_value([3.0, math.nan, 5.0], replace(passport, metric="fvd"))}
+
+    monkeypatch.setattr("sfv.benchmark.plan.clip_scores", measure)
+    out, more = tmp_path / "out", ("--rows=[none,oracle]", "--fvd=true")
+    assert run(made, out, *more) == 0
+    whole = report_of(out)
+    assert len(measured) == 2 and whole["rows"]["none"]["metrics"]["fvd"]["value"] == 4
+    (out / "report.json").unlink()
+    assert run(made, out, *more) == 0
+    assert len(measured) == 2 and report_of(out) == whole
+    assert run(made, out, *more, "--min_clips=3") == 0
+    assert measured[2:] == [3, 3]
 
 
 def test_other_settings_are_refused(made, finished, capsys):
