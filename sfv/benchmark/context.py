@@ -1,6 +1,7 @@
-"""Baselines without learning: a longer context, and a context that holds a past chunk found by its pose.
+"""Other contexts than the newest f_p frames: a longer one, or one with a past chunk found by its pose.
 
-Both only choose other context frames for the same Φ, which was trained with f_p of them.
+Both only choose other frames for the same Φ, which was trained with f_p of them. They are the baselines
+without learning, and may be joined with a Θ that has learned before.
 """
 
 from collections.abc import Callable, Sequence

@@ -15,6 +15,7 @@ from sfv.benchmark.kept import Kept
 from sfv.benchmark.methods import Method, Protocol
 from sfv.benchmark.videos import write_video
 from sfv.benchmark.walks import Walk
+from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
 from sfv.fast.rollout import Request, Rollout, join
 from sfv.models.weight_files import hash_tensors
@@ -103,9 +104,9 @@ class Maker:
     ) -> tuple[list[UInt8[Tensor, "t 3 height width"]], int]:
         """The generated ends of the videos, and how often the guard took back what was learned."""
         method, world = task.method, task.world
-        if method.context != "newest":
-            return [self._in_context(task, protocol, trip) for trip in trips], 0
         if method.fast is None:
+            if method.context != "newest":
+                return [self._in_context(task, protocol, trip) for trip in trips], 0
             with rollout_of(world, "none", self.generation) as rollout:
                 if protocol == "open":
                     return self._run(rollout, [_open(trip) for trip in trips])
@@ -115,18 +116,38 @@ class Maker:
                 return self._run(rollout, [_open(trip) for trip in trips])
             learner = rollout.learner
             assert learner is not None
-            key = repr((id(world), method.fast, method.order))
-            if key not in learned:
-                learned[key] = learn_ways_out(
-                    learner, trips, self.generation.videos_at_once, method.order
-                )
-            memories, taken_back = learned[key]
-            requests, metas = [], [trip.episode.meta for trip in trips]
-            for i, trip in enumerate(trips):
-                memory = lent(learner, trip, memories[partner(metas, i, method.memory)])
-                requests.append(request_back(trip, world.num_context, memory))
-            made, undone = self._run(rollout, requests)
-            return made, undone + sum(taken_back)
+            memories, taken_back = self._ways_out(task, learner, trips, learned)
+            if method.context != "newest":
+                made = []
+                for trip, memory in zip(trips, memories, strict=True):
+                    with learner.weights.merged(memory.theta):
+                        made.append(self._in_context(task, protocol, trip))
+                return made, taken_back
+            cases = zip(trips, memories, strict=True)
+            made, undone = self._run(
+                rollout, [request_back(trip, world.num_context, memory) for trip, memory in cases]
+            )
+            return made, undone + taken_back
+
+    def _ways_out(
+        self,
+        task: RowTask,
+        learner: FastLearner,
+        trips: Sequence[Trip],
+        learned: dict[str, tuple[list[Memory], list[int]]],
+    ) -> tuple[list[Memory], int]:
+        """The memory that each walk goes back with, and how many of its chunks the guard took back."""
+        fast, order = task.method.fast, task.method.order
+        assert fast is not None
+        # A way out is true: whether own chunks are learned decides nothing there.
+        key = repr((id(task.world), replace(fast, own_chunks=True), order))
+        if key not in learned:
+            learned[key] = learn_ways_out(learner, trips, self.generation.videos_at_once, order)
+        memories, undone = learned[key]
+        metas = [trip.episode.meta for trip in trips]
+        whose = [partner(metas, i, task.method.memory) for i in range(len(trips))]
+        own = [lent(learner, trip, memories[i]) for trip, i in zip(trips, whose, strict=True)]
+        return own, sum(undone)
 
     def _run(
         self, rollout: Rollout, requests: Sequence[Request]

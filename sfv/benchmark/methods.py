@@ -39,10 +39,10 @@ class Method:
     order: Order = "walked"
 
     def __post_init__(self) -> None:
-        if self.fast is not None and self.context != "newest":
+        if self.fast is not None and self.fast.own_chunks and self.context != "newest":
             raise ValueError(
-                f"a row with fast learning and context {self.context!r}: allowed is one of the two; "
-                "leave fast out, or context newest"
+                f"a row with fast learning and context {self.context!r} that learns own chunks: set "
+                "fast.own_chunks: false, or leave fast out, or take context newest"
             )
         if self.fast is None and (self.memory, self.order) != ("own", "walked"):
             raise ValueError(
@@ -52,8 +52,10 @@ class Method:
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
-        """Controls need a true way out."""
-        return PROTOCOLS if (self.memory, self.order) == ("own", "walked") else ("return",)
+        """Controls need a true way out, and so does a memory of true chunks in another context."""
+        in_context = self.fast is not None and self.context != "newest"
+        plain = (self.memory, self.order) == ("own", "walked") and not in_context
+        return PROTOCOLS if plain else ("return",)
 
 
 def standard(fast: FastSettings) -> dict[str, Method]:
@@ -67,6 +69,7 @@ def standard(fast: FastSettings) -> dict[str, Method]:
         "fast": Method(fast),
         "long_context": Method(context="long"),
         "retrieval": Method(context="retrieval"),
+        "retrieval_fast": Method(replace(fast, own_chunks=False), context="retrieval"),
         "text_style": Method(replace(fast, rule="text_style")),
         "whole_history": Method(replace(fast, rule="whole_history")),
         "single_frame": Method(replace(fast, rule="single_frame")),

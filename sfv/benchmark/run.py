@@ -70,7 +70,8 @@ def benchmark(
         out: folder to write.
         ckpt: folder of a world model or of a run that holds one; `reference` comes with sfv.
         rows: names of rows; null takes all: none, fast, the baselines long_context, retrieval, text_style,
-            whole_history, single_frame, the controls other_walk, other_scene, shuffled, and --methods.
+            whole_history, single_frame, retrieval_fast, the controls other_walk, other_scene, shuffled,
+            and --methods.
         also: NAME=FOLDER of further world models, each a row of its own with fast learning.
         videos: folder with return/ID.mp4 or open/ID.mp4 or both, made by any other system.
         name: row of --videos.
@@ -238,9 +239,13 @@ def report(walks: Sequence[Walk], scores: Mapping[str, Scores]) -> dict[str, Any
 
 
 def compared(rows: Collection[str]) -> list[tuple[str, str]]:
-    """Every row against `none`, and `fast` against the controls: they tell memory from adaptation."""
+    """Every row against `none`, and learning against what tells what it adds.
+
+    Controls tell memory from adaptation; retrieval without Θ tells what Θ adds to it.
+    """
     pairs = [(row, BASE) for row in rows if row != BASE and BASE in rows]
-    return pairs + [("fast", control) for control in CONTROLS if {"fast", control} <= set(rows)]
+    more = [*(("fast", control) for control in CONTROLS), ("retrieval_fast", "retrieval")]
+    return pairs + [pair for pair in more if set(pair) <= set(rows)]
 
 
 def _settings(

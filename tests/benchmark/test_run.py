@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import re
@@ -24,8 +25,8 @@ from sfv.training.way_back import learn_ways_out
 from tests.benchmark.conftest import QUICK
 from tests.benchmark.make import make_world
 
-ROWS = ("none", "fast", "retrieval", "other_walk", "shuffled")
-CONTROLS = ("other_walk", "shuffled")
+ROWS = ("none", "fast", "retrieval", "retrieval_fast", "other_walk", "shuffled")
+RETURN_ALONE = ("retrieval_fast", "other_walk", "shuffled")
 
 
 def arguments(made_up, out, **changes):
@@ -60,7 +61,7 @@ def test_every_row_makes_the_videos_of_its_protocols(run, made_up):
     walks = load_walks(find_benchmark(str(made_up)), made_up, ["return-12"])
     for row in (*ROWS, "loop"):
         folders = {path.name for path in (run / "rows" / row).iterdir() if path.is_dir()}
-        assert folders == ({"return"} if row in CONTROLS else {"return", "open"})
+        assert folders == ({"return"} if row in RETURN_ALONE else {"return", "open"})
         for protocol in folders:
             for walk in walks:
                 video = read_video(run / "rows" / row / protocol / f"{walk.meta.id}.mp4")
@@ -76,6 +77,8 @@ def test_rows_differ_in_what_they_remember_alone(run):
     for a, b in (
         ("none", "fast"),
         ("none", "retrieval"),
+        ("retrieval", "retrieval_fast"),
+        ("fast", "retrieval_fast"),
         ("fast", "other_walk"),
         ("fast", "shuffled"),
     ):
@@ -99,7 +102,7 @@ def test_the_report_holds_ceilings_floors_and_paired_differences(run, made_up):
     }
     assert pairs == {
         *((row, "none") for row in (*ROWS, "loop") if row != "none"),
-        ("fast", "other_walk"), ("fast", "shuffled"),
+        ("fast", "other_walk"), ("fast", "shuffled"), ("retrieval_fast", "retrieval"),
     }  # fmt: skip
     assert set(report["undone"].values()) == {0}, "there is no guard"
     part = report["parts"]["fast"]["return-12"]["return_psnr"]
@@ -239,10 +242,29 @@ def test_baselines_and_controls_take_as_many_steps():
     rows = standard(fast)
     assert {row.fast.num_steps for row in rows.values() if row.fast} == {7}
     assert {name for name, row in rows.items() if row.protocols == ("return",)} == {
-        "other_walk", "other_scene", "shuffled",
+        "other_walk", "other_scene", "shuffled", "retrieval_fast",
     }  # fmt: skip
     rules = {row.fast.rule for row in rows.values() if row.fast}
     assert rules == {"pair", "text_style", "whole_history", "single_frame"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_steps", [0, 1])
+def test_a_memory_in_another_context_acts_as_far_as_it_learned(made_up, world, tmp_path, num_steps):
+    fast = FastSettings(num_steps, learning_rate=0.01, own_chunks=False)
+    methods = {row: Method(fast, context="retrieval", memory=row) for row in ("own", "other_walk")}
+    methods["without"] = Method(context="retrieval")
+    model, before = WorldModel.load(world), WorldModel.load(world).fingerprint()
+    generation = GenerationSettings(SamplerSettings(num_inference_steps=1), LoRASettings(r=2))
+    walks = load_walks(find_benchmark(str(made_up)), made_up, ["return-12"])
+    maker = Maker(tmp_path.joinpath, generation, lambda num: None)
+    tasks = [RowTask(row, method, model) for row, method in methods.items()]
+    maker.make_part(tasks, ["return"], walks)
+    for walk in walks:
+        videos = [read_video(tmp_path / row / "return" / f"{walk.meta.id}.mp4") for row in methods]
+        same = [torch.equal(a, b) for a, b in itertools.combinations(videos, 2)]
+        assert same == [num_steps == 0] * 3
+    assert model.fingerprint() == before
 
 
 def test_shuffled_learning_takes_the_same_pairs_in_another_order(made_up, world, monkeypatch):
