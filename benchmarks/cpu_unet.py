@@ -1,4 +1,4 @@
-"""The denoiser's CPU paths (sfv.models.cpu_fast) against the stock U-Net of diffusers, equal weights.
+"""The denoiser's CPU paths (sfv.backbones.cpu_layers) against the stock U-Net of diffusers, equal weights.
 
 python -m benchmarks.cpu_unet [--quick] --json FILE
 
@@ -14,12 +14,11 @@ from diffusers import UNet3DConditionModel
 from torch import Tensor, nn
 
 from benchmarks.side_by_side import Work, arguments, compare, flops, in_turns, machine, write_table
+from sfv.backbones.video_unet import PresetName, VideoUNet
 from sfv.diffusion.objective import masked_conditional_loss
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.learner import FastLearner, FastSettings, autocast
-from sfv.models.denoiser import VideoUNet
-from sfv.models.presets import PresetName
-from sfv.models.temporal_lora import TemporalLoRA
+from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.rng import stream
 
 PRESET: PresetName = "tiny"
@@ -111,9 +110,9 @@ def check_equal(ours: VideoUNet, stock: VideoUNet) -> None:
             rounded, stock_rounded = (net(*inputs(2), NUM_CONTEXT) for net in (ours, stock))
     scale = exact.norm()
     if (found - exact).norm() > 1e-4 * scale:
-        raise ValueError("the outputs differ in float32: mend sfv.models.cpu_fast first")
+        raise ValueError("the outputs differ in float32: mend sfv.backbones.cpu_layers first")
     if (rounded - exact).norm() > 1.3 * (stock_rounded - exact).norm():
-        raise ValueError("bfloat16 is less exact than stock: mend sfv.models.cpu_fast first")
+        raise ValueError("bfloat16 is less exact than stock: mend sfv.backbones.cpu_layers first")
 
 
 def matmul_rate(repeats: int, size: int = 4096) -> float:

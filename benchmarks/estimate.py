@@ -17,12 +17,12 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.side_by_side import machine
+from sfv.estimate.config import Plan, read_plan
+from sfv.estimate.trace_fast import trace_fast
+from sfv.estimate.trace_slow import fake, trace_slow
+from sfv.estimate.verb import quietly
 from sfv.files import write_json
-from sfv.training.estimate import quietly
-from sfv.training.plan import Plan, read_plan
 from sfv.training.slow import SlowLearner
-from sfv.training.trace import fake, trace_slow
-from sfv.training.trace_fast import trace_fast
 
 _CONFIGS = Path(__file__).parents[1] / "experiments" / "configs" / "doom"
 _SHORT = ["--model.num_context=4", "--model.num_generated=4"]

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from benchmarks.cpu_unet import SCHEDULE, pair
 from benchmarks.side_by_side import Work, arguments, compare, flops, machine, write_table
+from sfv.backbones.video_unet import VideoUNet
 from sfv.diffusion.objective import all_frames_loss, draw_timesteps
 from sfv.diffusion.sampler import SamplerSettings, sample_chunk, starting_point
 from sfv.fast.learner import FastLearner, FastSettings, autocast
-from sfv.fast.rollout import Request, Rollout
+from sfv.fast.temporal_lora import TemporalLoRA
+from sfv.generation.rollout import Request, Rollout
 from sfv.models.autoencoder import PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
 from sfv.models.schedulers import make_scheduler
-from sfv.models.temporal_lora import TemporalLoRA
 from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel
 from sfv.rng import stream

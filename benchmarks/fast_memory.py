@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.side_by_side import arguments
+from sfv.backbones.cpu_layers import use_stock_layers
+from sfv.backbones.video_unet import PRESETS, PresetName, VideoUNet
 from sfv.diffusion.schedule import NoiseSchedule
+from sfv.estimate.trace_slow import Meter, fake
 from sfv.fast.learner import FastLearner, FastSettings, autocast
+from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.files import write_json
-from sfv.models.cpu_fast import use_stock_layers
-from sfv.models.denoiser import VideoUNet
-from sfv.models.presets import PRESETS, PresetName
-from sfv.models.temporal_lora import TemporalLoRA
-from sfv.training.trace import Meter, fake
 
 FRAMES, RANK, NUM_TOKENS = 16, 32, 77
 SIZES: dict[PresetName, int] = {"tiny": 8, "small": 32, "modelscope": 32}

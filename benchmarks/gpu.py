@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from benchmarks.cpu_unet import SCHEDULE
 from benchmarks.side_by_side import arguments, compare, machine, write_table
+from sfv.backbones.video_unet import PresetName, VideoUNet
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner, FastSettings
-from sfv.fast.rollout import Request, Rollout
+from sfv.fast.temporal_lora import TemporalLoRA
+from sfv.generation.rollout import Request, Rollout
 from sfv.models.autoencoder import PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
-from sfv.models.presets import PresetName
-from sfv.models.temporal_lora import TemporalLoRA
 from sfv.models.world_model import WorldModel
 from sfv.rng import stream
 

@@ -17,9 +17,9 @@ from benchmarks.cpu_unet import SCHEDULE, pair
 from benchmarks.fast_learning import ACTION, DEMO, RANK, SEED, starts, world_of
 from benchmarks.side_by_side import arguments, machine
 from sfv.fast.learner import FastLearner, FastSettings
-from sfv.fast.rollout import Request, Rollout
+from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.files import write_json
-from sfv.models.temporal_lora import TemporalLoRA
+from sfv.generation.rollout import Request, Rollout
 
 CHUNKS, QUICK_CHUNKS = 125, 10
 

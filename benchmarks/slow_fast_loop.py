@@ -24,9 +24,9 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
 from benchmarks.side_by_side import Work, arguments, compare, machine, write_table
+from sfv.backbones.video_unet import VideoUNet
 from sfv.fast.learner import FastSettings
 from sfv.models.autoencoder import PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
 from sfv.models.text import ActionTable
 from sfv.rng import stream
 from sfv.training.replay import Replay, ThetaStore

@@ -19,7 +19,8 @@ from data_tools.collect.runner import MissingEngine, Recipe, collect
 from data_tools.files import find_episodes, read_meta, write_episode
 from data_tools.options import USER_ERRORS
 from data_tools.write_shards import pack
-from sfv.benchmark.spec import (
+from sfv.data.stages import decode_mp4
+from sfv.evaluation.benchmark.spec import (
     DEFINITION,
     MANIFEST,
     Benchmark,
@@ -34,7 +35,6 @@ from sfv.benchmark.spec import (
     manifest_json,
     part_of,
 )
-from sfv.data.stages import decode_mp4
 from sfv.files import claim_folder, write_bytes, write_json
 
 COLLECTED, RENAMED = "collected", "episodes"

@@ -32,9 +32,9 @@ from sfv.data.shards import Sample, read_shard
 from sfv.data.stages import decode, encode_latents
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.latents_codec import write_codec_file
-from sfv.models.pretrained import local_folder
 from sfv.models.world_model import WorldModel
 from sfv.rng import seed_of
+from sfv.storage.pretrained import local_folder
 
 CODEC_FILE = "codec.safetensors"
 PRETRAINED_FILE = "codec.json"

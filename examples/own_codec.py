@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfv.backbones.video_unet import VideoUNet
 from sfv.diffusion.schedule import NoiseSchedule
-from sfv.models.denoiser import VideoUNet
 from sfv.models.text import ActionTable
 from sfv.models.world_model import PARTS, WorldModel
 

@@ -12,18 +12,18 @@ import torch
 from data_tools.collect import doom
 from data_tools.collect.runner import collect
 from sfv import rng
+from sfv.backbones.video_unet import VideoUNet
 from sfv.data.schema import from_json
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.learner import FastLearner, FastSettings
-from sfv.fast.rollout import Rollout
+from sfv.fast.temporal_lora import TemporalLoRA
+from sfv.generation.rollout import Rollout
+from sfv.generation.verb import read_start
 from sfv.models.autoencoder import PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
-from sfv.models.temporal_lora import TemporalLoRA
 from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel
-from sfv.training.rollout import read_start
 
 CHUNK, CHUNKS = 8, 5
 

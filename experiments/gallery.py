@@ -20,13 +20,13 @@ from PIL import Image
 
 from experiments.command import run_command
 from experiments.leaderboard import between_markers
-from sfv.fast.rollout import Request, join
 from sfv.files import write_bytes
+from sfv.generation.episodes import load_episodes
+from sfv.generation.generate import GenerationSettings, Row, TrueEpisode, num_outbound, rollout_of
+from sfv.generation.rollout import Request, join
 from sfv.models.device import AUTO
 from sfv.models.world_model import WorldModel
 from sfv.report.video import side_by_side, to_frames
-from sfv.training.episodes import load_episodes
-from sfv.training.generate import GenerationSettings, Row, TrueEpisode, num_outbound, rollout_of
 
 MARKERS = "<!-- gallery: begin -->", "<!-- gallery: end -->"
 MAX_BYTES, MAX_TOTAL = 300_000, 2_000_000

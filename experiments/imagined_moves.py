@@ -30,10 +30,10 @@ from experiments.command import run_command
 from sfv.data.datamodule import episodes as read_episodes
 from sfv.data.schema import EpisodeMeta
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.fast.chunk_sampler import ChunkSampler
+from sfv.generation.chunk_sampler import ChunkSampler
 from sfv.models.device import AUTO, find_device
+from sfv.models.inverse_dynamics import InverseDynamics, InverseReader, pose_changes
 from sfv.models.world_model import WorldModel
-from sfv.planning.inverse_dynamics import InverseDynamics, InverseReader, pose_changes
 from sfv.types import Precision
 
 Move = Float[Tensor, " 3"]

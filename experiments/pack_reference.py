@@ -21,9 +21,9 @@ from sfv.data.index import find_shards
 from sfv.data.schema import reverse_action
 from sfv.data.stages import decode_mp4
 from sfv.files import replacing_parts, write_bytes
+from sfv.models.inverse_dynamics import InverseDynamics
 from sfv.models.model_folder import ACTIONS, INVERSE, SHIPPED, START
 from sfv.models.world_model import WorldModel
-from sfv.planning.inverse_dynamics import InverseDynamics
 from sfv.report.table import format_table
 from sfv.report.video import encode_mp4
 

@@ -28,10 +28,10 @@ from torch import Tensor
 from experiments.command import run_command
 from sfv import rng
 from sfv.diffusion.sampler import starting_point
+from sfv.generation.episodes import load_episodes
+from sfv.generation.generate import TrueEpisode
 from sfv.metrics.protocol import bootstrap_interval
 from sfv.models.world_model import WorldModel
-from sfv.training.episodes import load_episodes
-from sfv.training.generate import TrueEpisode
 
 STARTS = ("truth", "context", "noise", "copy")
 Latents = Float[Tensor, "b c t h w"]

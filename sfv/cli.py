@@ -16,18 +16,18 @@ VERBS: dict[str, tuple[str, str]] = {
         "sfv.training.fit:fit",
         "train from a YAML config: slow learning, the slow-fast loop; or `inverse_dynamics`",
     ),
-    "rollout": ("sfv.training.rollout:rollout", "generate long videos, with or without memory"),
+    "rollout": ("sfv.generation.verb:rollout", "generate long videos, with or without memory"),
     "memory": ("sfv.fast.memory_verbs:VERBS", "inspect, compare, merge, fork, export memories"),
     "evaluate": (
-        "sfv.training.evaluate:evaluate",
+        "sfv.evaluation.evaluate:evaluate",
         "measure a world model on test episodes, or run a --benchmark",
     ),
     "plan": (
-        "sfv.benchmark.plan:plan",
+        "sfv.planning.verb:plan",
         "plan long tasks with a world model, execute the plans in a real engine",
     ),
     "estimate": (
-        "sfv.training.estimate:estimate",
+        "sfv.estimate.verb:estimate",
         "memory, compute and days of a fit config, without a GPU, data or weights",
     ),
     "play": ("sfv.play.verb:play", "drive a world model by keyboard, in a browser"),
@@ -39,7 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Verb → (where its function lives, what it does). Imported only when asked for: torch is slow."""
 
-BENCHMARK = "sfv.benchmark.run:benchmark"
+BENCHMARK = "sfv.evaluation.benchmark.run:benchmark"
 """`sfv evaluate` with `--benchmark` takes other options."""
 
 

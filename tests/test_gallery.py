@@ -10,8 +10,8 @@ from PIL import Image
 from experiments import gallery
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastSettings
+from sfv.generation.generate import GenerationSettings, TrueEpisode
 from sfv.rng import stream
-from sfv.training.generate import GenerationSettings, TrueEpisode
 from sfv.training.slow_fast import LoRASettings
 from tests.data.make import make_meta
 from tests.fast.conftest import world

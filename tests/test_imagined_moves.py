@@ -6,8 +6,8 @@ import torch
 from experiments.imagined_moves import ChunkMove, chunk_moves, main, table
 from sfv.data.schema import Action
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.fast.chunk_sampler import ChunkSampler
-from sfv.planning.inverse_dynamics import InverseDynamics, InverseReader
+from sfv.generation.chunk_sampler import ChunkSampler
+from sfv.models.inverse_dynamics import InverseDynamics, InverseReader
 from sfv.rng import stream
 from tests.data.make import make_meta
 from tests.fast.conftest import world

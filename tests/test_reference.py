@@ -13,12 +13,12 @@ import sfv.cli
 from experiments import reference
 from experiments.pack_reference import MOST_BYTES
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.fast.rollout import Request, Rollout
+from sfv.generation.episodes import load_episodes
+from sfv.generation.rollout import Request, Rollout
 from sfv.metrics.frame import psnr
+from sfv.models.inverse_dynamics import InverseDynamics
 from sfv.models.model_folder import REFERENCE, SHIPPED
 from sfv.models.world_model import WorldModel
-from sfv.planning.inverse_dynamics import InverseDynamics
-from sfv.training.episodes import load_episodes
 
 
 def test_every_step_reads_what_the_steps_before_it_wrote(capsys):

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from sfv.backbones.video_unet import VideoUNet
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.models.autoencoder import PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
 from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel
 from sfv.rng import stream

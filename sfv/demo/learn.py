@@ -12,20 +12,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from sfv.backbones.video_unet import VideoUNet
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.demo.settings import ACTIONS, DemoSettings
 from sfv.diffusion.schedule import NoiseSchedule
+from sfv.evaluation.evaluate import measure, write_outputs
+from sfv.generation.episodes import load_episodes
+from sfv.generation.generate import GenerationSettings
 from sfv.models.autoencoder import PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
 from sfv.models.model_folder import find_model
 from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel, read_description
 from sfv.report.table import format_table
 from sfv.training.ema import EMA
-from sfv.training.episodes import load_episodes
-from sfv.training.evaluate import measure, write_outputs
 from sfv.training.fit import train
-from sfv.training.generate import GenerationSettings
 from sfv.training.run_folder import tensorboard_logger
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sfv import rng
+from sfv.backbones.recompute import recomputing
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.guard import Outcome, did_harm
@@ -25,7 +26,6 @@ from sfv.fast.history import every_other_backward, remember, replayed
 from sfv.fast.memory import FirstPair, Memory, make_optimizer
 from sfv.fast.settings import RULES
 from sfv.fast.settings import FastSettings as FastSettings
-from sfv.models.recompute import recomputing
 from sfv.types import FastWeights, Precision
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sfv.fast.lora_math import compress, delta_inner, delta_norm, join_pairs
 from sfv.fast.memory_file import MemoryHeader, StoredMemory
-from sfv.models.lora_math import compress, delta_inner, delta_norm, join_pairs
 
 MergeMethod = Literal["svd", "cat"]
 

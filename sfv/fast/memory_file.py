@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sfv.fast.memory import Memory
-from sfv.models.weight_files import write_tensors
+from sfv.storage.weight_files import write_tensors
 from sfv.types import FastWeights
 
 FORMAT = "sfv.memory/2"

@@ -5,15 +5,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from sfv.fast.lora_math import delta_norm
 from sfv.fast.memory_algebra import MergeMethod, all_finite, difference, total
 from sfv.fast.memory_algebra import drift as drift_of
 from sfv.fast.memory_algebra import merge as merge_memories
 from sfv.fast.memory_file import SUFFIX, MemoryHeader, StoredMemory, load_memory, save_memory
+from sfv.fast.temporal_lora import LoRATargets, TemporalLoRA
 from sfv.files import write_json
-from sfv.models.adapter_folder import read_adapter, write_adapter
-from sfv.models.lora_math import delta_norm
-from sfv.models.temporal_lora import LoRATargets, TemporalLoRA
 from sfv.models.world_model import WorldModel
+from sfv.storage.adapter_folder import read_adapter, write_adapter
 
 
 def inspect(memory: Path, layers: bool = False, json_file: Path | None = None) -> None:

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfv.models.pretrained import find_part, load_whole
-from sfv.models.weight_files import hash_tensors, read_tensors, write_tensors
+from sfv.storage.pretrained import find_part, load_whole
+from sfv.storage.weight_files import hash_tensors, read_tensors, write_tensors
 
 _PCA_FORMAT = "sfv.pca_patch_codec/1"
 _GREY_LEVEL = 1 / 255

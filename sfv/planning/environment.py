@@ -35,7 +35,7 @@ class Step:
 
     Args:
         action: the most probable action.
-        change: the change of pose, `sfv.planning.inverse_dynamics.POSE`.
+        change: the change of pose, `sfv.models.inverse_dynamics.POSE`.
     """
 
     action: str

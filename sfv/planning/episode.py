@@ -18,9 +18,9 @@ from sfv.fast.learner import FastReport
 from sfv.fast.memory import Memory
 from sfv.metrics.action_following import vote
 from sfv.metrics.frame import lpips
+from sfv.models.inverse_dynamics import InverseReader
 from sfv.planning.environment import Environment, Position, Seen, Step, video_of
 from sfv.planning.imagination import Imagination, Imagined
-from sfv.planning.inverse_dynamics import InverseReader
 from sfv.planning.tasks import SubGoal, Task
 from sfv.rng import seed_of
 

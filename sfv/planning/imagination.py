@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.fast.chunk_sampler import ChunkSampler
 from sfv.fast.learner import FastLearner, FastReport
 from sfv.fast.memory import Memory
+from sfv.generation.chunk_sampler import ChunkSampler
 from sfv.models.world_model import WorldModel
 from sfv.planning.environment import Environment, video_of
 from sfv.types import Precision

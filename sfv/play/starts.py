@@ -8,9 +8,9 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from sfv.generation.episodes import load_episodes
+from sfv.generation.verb import read_start
 from sfv.models.world_model import WorldModel
-from sfv.training.episodes import load_episodes
-from sfv.training.rollout import read_start
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".png", ".jpg", ".jpeg")
 MAX_STARTS = 64

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfv.diffusion.sampler import SamplerSettings
+from sfv.generation.generate import GenerationSettings
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
 from sfv.models.world_model import WorldModel
 from sfv.play.player import Preview, open_player
-from sfv.training.generate import GenerationSettings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

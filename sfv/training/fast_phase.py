@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sfv.fast.learner import FastLearner, FastReport, frozen
 from sfv.fast.memory import Memory
-from sfv.fast.rollout import Request, Rollout
+from sfv.generation.rollout import Request, Rollout
 from sfv.training.loop_settings import MemoryScope
 from sfv.training.replay import Replay
 from sfv.types import EpisodeBatch

@@ -10,7 +10,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from sfv.data.datamodule import episodes
 from sfv.files import write_json
 from sfv.metrics.protocol import report_json
-from sfv.planning.inverse_dynamics import InverseReader
+from sfv.models.inverse_dynamics import InverseReader
 from sfv.report.table import format_table
 from sfv.training.fit import FitCLI, add_run_arguments, check_strategy, parse, resolved, train
 from sfv.training.inverse_dynamics import InverseDynamicsLearner, held_out_accuracy

@@ -18,7 +18,7 @@ from sfv.diffusion.objective import with_noise
 from sfv.metrics.action_following import Spans, chance, read_chunks, share_read
 from sfv.metrics.protocol import MetricValue, Passport, Row, mean_value
 from sfv.metrics.suite_common import videos_hash
-from sfv.planning.inverse_dynamics import (
+from sfv.models.inverse_dynamics import (
     InverseDynamics,
     InverseReader,
     inverse_losses,

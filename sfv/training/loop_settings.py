@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.settings import FastSettings
-from sfv.models.temporal_lora import LoRAInit, LoRATargets, TemporalLoRA
+from sfv.fast.temporal_lora import LoRAInit, LoRATargets, TemporalLoRA
 from sfv.training.replay import ReplayOrder, ThetaStore
 from sfv.types import FastWeights, Precision
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sfv import rng
 from sfv.files import write_json
-from sfv.models.weight_files import read_tensors, write_tensors
+from sfv.storage.weight_files import read_tensors, write_tensors
 
 ThetaStore = Literal["float32", "bfloat16", "disk"]
 ReplayOrder = Literal["chronological", "shuffled"]

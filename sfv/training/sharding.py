@@ -5,8 +5,7 @@ codec and a frozen text encoder stay whole on every process. Names and classes o
 module is wrapped in another.
 """
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,12 +15,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-_BLOCK = re.compile(r"(^|\.)(transformer_in|mid_block|(down|up)_blocks\.\d+)$")
+from sfv.backbones.base import Backbone
 
 
-def blocks_of(denoiser: nn.Module) -> list[nn.Module]:
-    """The large blocks of a video U-Net in the order of their names; none in other networks."""
-    return [module for name, module in denoiser.named_modules() if _BLOCK.search(name)]
+def blocks_of(part: nn.Module) -> Sequence[nn.Module]:
+    """The large blocks of a backbone; none in other networks."""
+    return part.blocks() if isinstance(part, Backbone) else []
 
 
 def shard(parts: Iterable[nn.Module], mesh: DeviceMesh) -> None:

@@ -11,9 +11,9 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from sfv import rng
+from sfv.backbones.recompute import recompute_activations
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss, noise_context
 from sfv.diffusion.schedule import NoiseSchedule
-from sfv.models.recompute import recompute_activations
 from sfv.models.world_model import WorldModel
 from sfv.training.sharding import shard
 from sfv.training.speedups import compile_blocks

@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 
 from sfv import rng
 from sfv.fast.learner import FastLearner
-from sfv.fast.rollout import Rollout
-from sfv.models.temporal_lora import TemporalLoRA
+from sfv.fast.temporal_lora import TemporalLoRA
+from sfv.generation.rollout import Rollout
 from sfv.training.fast_phase import FastPhase
 from sfv.training.loop_progress import use_loop_bar
 from sfv.training.loop_settings import LoRASettings as LoRASettings

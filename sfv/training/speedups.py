@@ -6,7 +6,7 @@ from sfv.training.sharding import blocks_of
 
 
 def compile_blocks(denoiser: nn.Module, backend: str) -> None:
-    """Compile each large block of a video U-Net, so that shards are still gathered block by block.
+    """Compile each large block of a backbone, so that shards are still gathered block by block.
 
     Raises:
         ValueError: the denoiser has no such blocks.
@@ -14,8 +14,8 @@ def compile_blocks(denoiser: nn.Module, backend: str) -> None:
     blocks = blocks_of(denoiser)
     if not blocks:
         raise ValueError(
-            f"compile_backend is {backend!r}, but {type(denoiser).__name__} has none of the blocks of a "
-            "video U-Net; set it to null"
+            f"compile_backend is {backend!r}, but {type(denoiser).__name__} names no blocks to "
+            "compile; set it to null, or define blocks"
         )
     for block in blocks:
         block.compile(backend=backend)

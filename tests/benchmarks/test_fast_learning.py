@@ -8,7 +8,7 @@ import torch
 from benchmarks import fast_learning, fast_memory, long_rollout
 from benchmarks.cpu_unet import pair
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.models.temporal_lora import TemporalLoRA
+from sfv.fast.temporal_lora import TemporalLoRA
 
 
 @pytest.mark.slow

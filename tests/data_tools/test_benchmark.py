@@ -6,8 +6,8 @@ import yaml
 
 from data_tools import benchmark as tool
 from data_tools.collect.runner import MissingEngine
-from sfv.benchmark.spec import MANIFEST, SPECS, find_benchmark
-from sfv.benchmark.walks import load_walks
+from sfv.evaluation.benchmark.spec import MANIFEST, SPECS, find_benchmark
+from sfv.evaluation.benchmark.walks import load_walks
 
 TINY = yaml.safe_load((SPECS / "doom-return-tiny.yaml").read_text())
 ONE = TINY | {

@@ -2,9 +2,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from sfv.backbones.video_unet import VideoUNet
 from sfv.diffusion.sampler import SamplerSettings, Scheduler, sample_chunk, starting_point
 from sfv.diffusion.schedule import NoiseSchedule
-from sfv.models.denoiser import VideoUNet
 from sfv.models.schedulers import make_scheduler
 from sfv.rng import stream
 

@@ -7,7 +7,7 @@ import torch
 from sfv import rng
 from sfv.diffusion.objective import all_frames_loss
 from sfv.fast.guard import Outcome, did_harm
-from sfv.models.temporal_lora import TemporalLoRA
+from sfv.fast.temporal_lora import TemporalLoRA
 from tests.fast.test_learner import ACTION, distance, make_learner, pair_at
 
 NAN, INF = math.nan, math.inf

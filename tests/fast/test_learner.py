@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from sfv import rng
 from sfv.diffusion.objective import masked_conditional_loss
+from sfv.estimate.trace_slow import Meter
 from sfv.fast.history import every_other_backward, remember, replayed
 from sfv.fast.learner import FastLearner, FastSettings, frozen
 from sfv.fast.memory import Memory, make_optimizer
 from sfv.fast.settings import RULES
-from sfv.models.temporal_lora import TemporalLoRA
-from sfv.training.trace import Meter
+from sfv.fast.temporal_lora import TemporalLoRA
 
 ACTION = "turn left"
 

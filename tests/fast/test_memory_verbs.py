@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from sfv.cli import main
 from sfv.fast.memory_file import MemoryHeader, StoredMemory, load_memory, save_memory
-from sfv.models.temporal_lora import TemporalLoRA
+from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.rng import stream
 
 

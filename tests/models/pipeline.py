@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sfv.models.presets import PRESETS
+from sfv.backbones.video_unet import PRESETS
 
 CHANNELS, TEXT_DIM, FACTOR = 4, 12, 4
 PUBLIC_SCHEDULE = {

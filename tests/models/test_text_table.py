@@ -6,10 +6,10 @@ import torch
 from safetensors.torch import save_file
 
 from data_tools import encode_text
+from sfv.backbones.video_unet import VideoUNet
 from sfv.data.shards import write_shards
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.models.autoencoder import PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
 from sfv.models.text import ActionTable, MiniLMText
 from sfv.models.text_table import TextTable, write_text_table
 from sfv.models.world_model import WorldModel

@@ -12,10 +12,10 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sfv.backbones.video_unet import VideoUNet
 from sfv.diffusion.schedule import NoiseSchedule
+from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.models.autoencoder import PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
-from sfv.models.temporal_lora import TemporalLoRA
 from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel
 from sfv.rng import stream

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from sfv.models.inverse_dynamics import InverseDynamics, InverseReader
 from sfv.planning.environment import Environment
 from sfv.planning.episode import Player, PlaySettings
 from sfv.planning.imagination import TrueImagination
-from sfv.planning.inverse_dynamics import InverseDynamics, InverseReader
 from sfv.planning.tasks import SubGoal
 from sfv.rng import stream
 from tests.planning.make import CHUNK, MOVES, Meadow, meadow_task

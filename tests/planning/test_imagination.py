@@ -5,10 +5,10 @@ import torch
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastSettings
+from sfv.generation.generate import GenerationSettings, rollout_of
 from sfv.models.world_model import WorldModel
 from sfv.planning.imagination import WorldImagination
 from sfv.rng import stream
-from sfv.training.generate import GenerationSettings, rollout_of
 from sfv.training.slow_fast import LoRASettings
 from tests.planning.make import CHUNK, CONTEXT, SIZE, make_world
 

@@ -15,7 +15,7 @@ from experiments.cluster.measured import read_report
 from sfv.cli import main
 from sfv.fast.memory_file import load_memory
 from sfv.metrics.protocol import mean_value
-from sfv.planning.inverse_dynamics import InverseDynamics
+from sfv.models.inverse_dynamics import InverseDynamics
 from sfv.planning.tasks import load_tasks
 from tests.planning.make import MOVES, make_world, meadow_tasks
 from tests.planning.test_chat import GOALS, KEY, Stub, says
@@ -114,7 +114,7 @@ def test_clips_that_were_scored_are_not_scored_again(made, tmp_path, monkeypatch
         measured.append(min_clips)
         return {"fvd": mean_value([3.0, math.nan, 5.0], replace(passport, metric="fvd"))}
 
-    monkeypatch.setattr("sfv.benchmark.plan.clip_scores", measure)
+    monkeypatch.setattr("sfv.planning.verb.clip_scores", measure)
     out, more = tmp_path / "out", ("--rows=[none,oracle]", "--fvd=true")
     assert run(made, out, *more) == 0
     whole = report_of(out)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sfv.fast.memory_file import load_memory, save_memory
-from sfv.fast.rollout import Request
+from sfv.generation.generate import rollout_of, settings_from
+from sfv.generation.rollout import Request
 from sfv.play.actions import Actions
 from sfv.play.player import Stopped, from_strip, to_strip
 from sfv.play.session import ROWS, NoRoom, UnknownNode, Visit
-from sfv.training.generate import rollout_of, settings_from
 from tests.play.conftest import SETTINGS
 
 
@@ -96,8 +96,8 @@ def _copy(world):
     """The player's denoiser has an adapter already."""
     import copy
 
-    from sfv.models.denoiser import VideoUNet
-    from sfv.models.temporal_lora import base_state_dict
+    from sfv.backbones.base import base_state_dict
+    from sfv.backbones.video_unet import VideoUNet
     from sfv.models.world_model import WorldModel
 
     denoiser = VideoUNet("tiny", latent_channels=5, text_dim=7)

@@ -17,8 +17,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
+from sfv.backbones.video_unet import PRESETS
 from sfv.fast.learner import FastSettings
-from sfv.models.presets import PRESETS
 from sfv.training.slow_fast import LoRASettings, SlowFastSettings, fit_slow_fast
 from tests.training.make import Data, make_data, make_datamodule, make_learner, make_trainer
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from sfv.backbones.base import base_state_dict
 from sfv.fast.learner import FastSettings
-from sfv.models.temporal_lora import base_state_dict
 from sfv.training.slow_fast import (
     LoRASettings,
     ReplayMemory,

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 
+from sfv.backbones.video_unet import VideoUNet
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, Split
 from sfv.data.shards import Sample, write_shards
 from sfv.data.stages import encode_latents
 from sfv.models.autoencoder import PCAPatchCodec
-from sfv.models.denoiser import VideoUNet
 from sfv.models.text import ActionTable
 from sfv.rng import stream
 from sfv.training.slow import SlowLearner

@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
+from sfv.evaluation.evaluate import evaluate
 from sfv.fast.settings import RULES
-from sfv.training.evaluate import evaluate
-from sfv.training.generate import rollout_of
+from sfv.generation.generate import rollout_of
 from tests.training.make import make_learner
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from sfv import rng
 from sfv.diffusion.objective import masked_conditional_loss
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.learner import FastLearner, FastSettings
-from sfv.models.denoiser import VideoUNet
-from sfv.models.temporal_lora import TemporalLoRA
+from sfv.backbones.video_unet import VideoUNet
+from sfv.fast.temporal_lora import TemporalLoRA
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)

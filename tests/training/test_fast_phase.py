@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.fast.rollout import Request, Rollout
+from sfv.generation.rollout import Request, Rollout
 from tests.training.loop import PAIRS, SETTINGS, cut, learned, numbered, phase_of
 
 ALONE = replace(SETTINGS, episodes_at_once=1)

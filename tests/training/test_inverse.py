@@ -11,7 +11,7 @@ from sfv.cli import main
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.data.schema import Action
 from sfv.data.shards import Sample, write_shards
-from sfv.planning.inverse_dynamics import InverseDynamics, InverseReader, pose_changes
+from sfv.models.inverse_dynamics import InverseDynamics, InverseReader, pose_changes
 from sfv.training.fit import parse
 from sfv.training.fit_inverse import InverseCLI
 from sfv.training.inverse_dynamics import (

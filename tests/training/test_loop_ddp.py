@@ -18,7 +18,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from sfv.models.presets import PRESETS
+from sfv.backbones.video_unet import PRESETS
 from sfv.training.sharded_strategy import ShardedStrategy
 from sfv.training.sharding import sharded_modules, whole
 from sfv.training.slow_fast import fit_slow_fast

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sfv.models.weight_files import read_tensors, write_tensors
+from sfv.generation.generate import GenerationSettings, rollout_of
 from sfv.models.world_model import WorldModel
-from sfv.training.generate import GenerationSettings, rollout_of
+from sfv.storage.weight_files import read_tensors, write_tensors
 from tests.training import make
 from tests.training.loop import SETTINGS, fit, phase_of
 from tests.training.make import make_trainer

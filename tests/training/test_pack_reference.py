@@ -5,10 +5,10 @@ import pytest
 import yaml
 
 from experiments import pack_reference
+from sfv.generation.verb import read_actions, read_start
+from sfv.models.inverse_dynamics import InverseDynamics
 from sfv.models.model_folder import find_example
 from sfv.models.world_model import WorldModel
-from sfv.planning.inverse_dynamics import InverseDynamics
-from sfv.training.rollout import read_actions, read_start
 
 CONFIG = {"seed_everything": 7, "trainer": {"max_steps": 5}, "data": {"batch_size": 2}}
 

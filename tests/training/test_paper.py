@@ -16,15 +16,15 @@ from data_tools import encode_latents, encode_text
 from sfv.cli import main
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.data.shards import write_shards
+from sfv.estimate.config import read_plan
+from sfv.evaluation.evaluate import evaluate
 from sfv.fast.settings import RULES
 from sfv.models.autoencoder import KLVAECodec
 from sfv.models.latents_codec import LatentsCodec
 from sfv.models.text import CLIPText
 from sfv.models.world_model import WorldModel
 from sfv.training.encode import encode
-from sfv.training.evaluate import evaluate
 from sfv.training.fit import parse
-from sfv.training.plan import read_plan
 from tests.data.make import CHUNK, video_sample
 from tests.models.pipeline import CHANNELS, TEXT_DIM, write_pipeline
 

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sfv import rng
-from sfv.models.temporal_lora import TemporalLoRA
+from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.training.fast_phase import Lesson
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings, fit_slow_fast, validate_slow_fast

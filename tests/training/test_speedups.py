@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import CheckpointError
 
-from sfv.models.recompute import recompute_activations
+from sfv.backbones.recompute import recompute_activations
 from sfv.training.speedups import compile_blocks
 from tests.training.make import make_learner
 from tests.training.rank_jobs import adam, compiled, fused, learned, make_fast, own_batch

@@ -1,0 +1,1 @@
+"""Networks that denoise: one file each, and what all of them share."""

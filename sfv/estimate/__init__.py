@@ -1,0 +1,1 @@
+"""Memory, compute and days of a training run, without a GPU, data or weights."""

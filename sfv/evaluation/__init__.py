@@ -1,0 +1,1 @@
+"""What generated videos are worth: protocols, baselines, measures."""

@@ -1,0 +1,287 @@
+"""`sfv evaluate`: measure a world model on test episodes, with and without memory."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sfv.evaluation.measures import ExtraMeasures, drawn, extra_curves, extra_scores
+from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
+from sfv.generation.episodes import load_episodes
+from sfv.generation.generate import (
+    EpisodeVideos,
+    GenerationSettings,
+    Row,
+    TrueEpisode,
+    generate,
+    num_chunks,
+    num_outbound,
+    rollout_of,
+)
+from sfv.metrics.protocol import MetricValue, paired_differences, report_json
+from sfv.metrics.protocol import Row as ReportRow
+from sfv.metrics.suite import WAY_OUT, score_long, score_next_chunk
+from sfv.models.device import AUTO
+from sfv.models.world_model import WorldModel
+from sfv.report.figure import filmstrip
+from sfv.report.html import VideoPanel, write_report
+from sfv.report.table import format_table
+from sfv.report.tensorboard import add_video, log_curves, log_hparams, log_row
+from sfv.report.video import encode_mp4, side_by_side, to_frames
+from sfv.training.run_folder import tensorboard_logger
+
+MARKER = "report.json"
+BY_LAYER = "fast/drift by layer"
+MOST_LAYERS = 4  # in the report; TensorBoard gets all
+LABELS: dict[Row, str] = {"none": "without memory", "fast": "with memory"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found: the content of `report.json`, and the videos behind it."""
+
+    report: dict[str, Any]
+    videos: dict[Row, list[EpisodeVideos]]
+
+
+def evaluate(
+    model: Path,
+    episodes: Path,
+    out: Path,
+    num_episodes: int | None = None,
+    rows: Row | list[Row] = ["none", "fast"],  # noqa: B006 (read only)
+    generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+    extra: ExtraMeasures = ExtraMeasures(),  # noqa: B008 (frozen)
+    device: str = AUTO,
+) -> None:
+    """Generate test episodes and measure them.
+
+    Each episode is rolled out twice. With its truth shown: every chunk is generated from its true
+    context (PSNR, SSIM, LPIPS, FVD); in a there-and-back walk only the way out is shown, and the
+    generated way back is compared with the truth. Then as a long video of which only the first chunk
+    is true (scene cuts, scene return, motion). The folder --out gets report.json, report.html, videos/
+    and TensorBoard logs. `sfv evaluate --benchmark NAME --help` tells the options of a benchmark.
+
+    Args:
+        model: folder of a world model or of a run that holds one; `reference` comes with sfv.
+        episodes: folder of test episodes in shards, as video.
+        out: folder to write; must be new or empty.
+        num_episodes: how many episodes; null takes all.
+        rows: `none` generates without memory, `fast` with fast learning; one or a list.
+        generation: sampler, fast learning and precision.
+        extra: curves, and what costs more: a second detector of cuts, memory probes, action following.
+        device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
+    """
+    claim_folder(out, MARKER, "an evaluation folder")
+    if (out / MARKER).exists():
+        raise FileExistsError(f"{out} holds a finished evaluation ({MARKER}); give another --out")
+    world = WorldModel.load(model, device)
+    true = load_episodes(episodes, world, num_episodes)
+    measured = measure(world, true, [rows] if isinstance(rows, str) else rows, generation, extra)
+    with replacing_parts(out, MARKER) as part:
+        write_outputs(part, true, measured, f"World model {model}")
+    print(format_table(measured.report))
+    print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
+
+
+def measure(
+    world: WorldModel,
+    episodes: Sequence[TrueEpisode],
+    rows: Sequence[Row],
+    generation: GenerationSettings,
+    extra: ExtraMeasures = ExtraMeasures(),  # noqa: B008 (frozen)
+) -> Measured:
+    """Generate and score every row; the same episodes, actions and sampling noise for all rows."""
+    videos: dict[Row, list[EpisodeVideos]] = {}
+    with tqdm(total=len(rows) * num_chunks(episodes), desc="generate", unit="chunk") as bar:
+        for row in rows:
+            bar.set_postfix_str(LABELS[row])
+            with rollout_of(world, row, generation) as rollout:
+                videos[row] = generate(
+                    rollout, episodes, generation.videos_at_once, lambda _: bar.update()
+                )
+    scores = {row: score_row(episodes, videos[row], world, generation.seed) for row in rows}
+    for row, more in extra_scores(world, episodes, videos, generation, extra).items():
+        scores[row] |= more
+    report = report_json(
+        {row: ReportRow(len(episodes), scores[row]) for row in rows},
+        {
+            "seed": generation.seed,
+            "model": world.fingerprint(),
+            "episodes": [episode.meta.id for episode in episodes],
+            **asdict(generation),
+        },
+    )
+    both = [("fast", "none")] if {"fast", "none"} <= scores.keys() else []
+    by_name: dict[str, dict[str, MetricValue]] = {row: scores[row] for row in rows}
+    report["differences"] = paired_differences(by_name, both)
+    report["curves"] = curves(videos)
+    if extra.curves:
+        found = extra_curves(world, episodes, videos, generation.seed)
+        report["binned_curves"] = {
+            row: {name: curve.to_dict() for name, curve in curves_of_row.items()}
+            for row, curves_of_row in found.items()
+        }
+        report["curves"] |= drawn(found)
+    report["undone"] = {row: sum(v.num_undone for v in made) for row, made in videos.items()}
+    return Measured(report, videos)
+
+
+def score_row(
+    episodes: Sequence[TrueEpisode],
+    videos: Sequence[EpisodeVideos],
+    world: WorldModel,
+    seed: int,
+) -> dict[str, MetricValue]:
+    """All metrics of one row."""
+    first = [episode.meta.actions[0].stop for episode in episodes]
+    fps, chunk = episodes[0].meta.fps, world.num_generated
+    truth = [episode.video for episode in episodes]
+    with tqdm(desc="measure", unit="video", leave=False) as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.set_description(f"measure {what}")
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        scores = score_next_chunk(
+            [
+                video[n : n + len(made.next_chunk)]
+                for video, n, made in zip(truth, first, videos, strict=True)
+            ],
+            [made.next_chunk for made in videos],
+            seed=seed,
+            progress=progress,
+        )
+        scores |= score_long(
+            [made.long for made in videos],
+            [episode.meta.revisits for episode in episodes],
+            chunk_frames=chunk,
+            fps=fps,
+            reference=truth,
+            seed=seed,
+            progress=progress,
+        )
+        scores |= _score_return(episodes, videos, chunk, fps, seed)
+    return scores
+
+
+def _score_return(
+    episodes: Sequence[TrueEpisode],
+    videos: Sequence[EpisodeVideos],
+    chunk: int,
+    fps: float,
+    seed: int,
+) -> dict[str, MetricValue]:
+    """The way back after the true way out: likeness to the truth and to the first visits."""
+    made = [
+        (episode, video.returned)
+        for episode, video in zip(episodes, videos, strict=True)
+        if video.returned is not None
+    ]
+    if not made:
+        return {}
+    scores = score_long(
+        [video for _, video in made],
+        [episode.meta.revisits for episode, _ in made],
+        chunk_frames=chunk,
+        fps=fps,
+        reference=[episode.video for episode, _ in made],
+        context=WAY_OUT,
+        seed=seed,
+    )
+    named = {"return_psnr": "return_psnr", "return_lpips": "return_lpips", "src": "return_src"}
+    return {
+        ours: replace(
+            scores[theirs],
+            passport=replace(scores[theirs].passport, metric=ours, protocol="return"),
+        )
+        for theirs, ours in named.items()
+    }
+
+
+def curves(videos: dict[Row, list[EpisodeVideos]]) -> dict[str, dict[str, list[float]]]:
+    """What fast learning did at each chunk of the first long rollout, where measured."""
+    made = videos["fast"][0] if videos.get("fast") else None
+    if made is None:
+        return {}
+    found = {"fast/loss": made.losses, "fast/gain": made.gains, "fast/drift": made.drifts}
+    drawn = {
+        name: {"fast": values}
+        for name, values in found.items()
+        if values and all(map(math.isfinite, values))
+    }
+    layers = [(name, norms) for name, norms in layer_drifts(made).items() if norms[-1] > 0]
+    if layers:
+        largest = sorted(layers, key=lambda layer: -layer[1][-1])[:MOST_LAYERS]
+        drawn[BY_LAYER] = dict(largest)
+    return drawn
+
+
+def layer_drifts(made: EpisodeVideos) -> dict[str, list[float]]:
+    """‖ΔW‖ of each adapted layer after each chunk."""
+    names = made.layers[-1] if made.layers else {}
+    return {name: [norms[name] for norms in made.layers] for name in names}
+
+
+def write_outputs(
+    out: Path,
+    episodes: Sequence[TrueEpisode],
+    measured: Measured,
+    title: str,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write videos, TensorBoard logs, HTML and, last, `report.json`."""
+    logger = tensorboard_logger(out)
+    panels = []
+    for i, episode in enumerate(episodes):
+        panels.append(_panel(episode, i, measured))
+        shown = side_by_side(list(panels[-1].frames.values()), list(panels[-1].frames))
+        add_video(logger, f"long/{episode.meta.id}", shown, 0, episode.meta.fps)
+        clip = encode_mp4(shown, episode.meta.fps, upscale=2)
+        write_bytes(out / "videos" / f"{episode.meta.id}.mp4", clip)
+    for row, content in measured.report["rows"].items():
+        log_row(logger, row, content["metrics"])
+    fast = measured.videos.get("fast")
+    by_layer = {BY_LAYER: layer_drifts(fast[0])} if fast else {}
+    log_curves(logger, measured.report["curves"] | by_layer)
+    headline = {
+        f"{name}/{row}": cell["value"]
+        for row, content in measured.report["rows"].items()
+        for name, cell in content["metrics"].items()
+        if cell["value"] is not None
+    }
+    log_hparams(logger, measured.report["settings"], headline)
+    logger.finalize("success")
+    turn = panels[0].marks[0][0] if panels[0].marks else 0
+    last = min(len(frames) for frames in panels[0].frames.values()) - 1
+    strip = filmstrip(panels[0].frames, _strip_frames(turn, last), 2)
+    write_bytes(out / "filmstrip.png", strip)
+    undone = {row: num for row, num in measured.report["undone"].items() if num}
+    if undone:
+        notes = [*notes, f"The guard took back what was learned from a chunk, by row: {undone}."]
+    write_report(out / "report.html", measured.report, panels, title, notes)
+    write_json(out / MARKER, measured.report)
+
+
+def _panel(episode: TrueEpisode, index: int, measured: Measured) -> VideoPanel:
+    frames = {"true": to_frames(episode.video)}
+    for row, videos in measured.videos.items():
+        frames[LABELS[row]] = to_frames(videos[index].long)
+    shown = num_outbound(episode.meta)
+    marks = []
+    if shown is not None:
+        marks = [(episode.meta.actions[shown].stop, "the way back begins")]
+    return VideoPanel(episode.meta.id, frames, episode.meta.fps, marks)
+
+
+def _strip_frames(turn: int, last: int) -> list[int]:
+    """Frames for the picture: along the way out, then the same places on the way back."""
+    if not turn:
+        return [last * i // 7 for i in range(8)]
+    out = [7, turn // 3, 2 * turn // 3, turn - 1]
+    back = [min(last, 2 * (turn - 1) - frame) for frame in reversed(out[:-1])]
+    return [*out, *back]

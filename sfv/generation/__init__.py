@@ -1,0 +1,1 @@
+"""Long videos, chunk by chunk: sampling, rollouts, and what they are made from. No Lightning here."""

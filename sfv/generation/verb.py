@@ -1,0 +1,315 @@
+"""`sfv rollout`: long videos from a user's own start and actions, or from episodes in shards."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from sfv.fast.memory import Memory
+from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory, store
+from sfv.files import claim_folder, write_bytes, write_json
+from sfv.generation.episodes import load_episodes
+from sfv.generation.generate import GenerationSettings, Row, rollout_of, settings_from
+from sfv.generation.rollout import Chunk, Request, Rollout
+from sfv.metrics.suite_common import videos_hash
+from sfv.models.device import AUTO
+from sfv.models.model_folder import REFERENCE, find_example
+from sfv.models.world_model import WorldModel
+from sfv.report.video import encode_mp4, to_frames
+from sfv.storage.weight_files import hash_tensors
+
+MARKER = "rollout.json"
+
+
+@dataclass(frozen=True)
+class RolloutTask:
+    """One video to make: its name, the given first frames, one action a chunk.
+
+    Args:
+        start: frames to begin with; None goes on where `memory` stopped.
+        memory: Θ to begin with; None begins fresh.
+    """
+
+    name: str
+    start: Float[Tensor, "1 t 3 height width"] | None
+    actions: list[str]
+    fps: float
+    memory: StoredMemory | None = None
+
+    def key(self) -> list[Any]:
+        """What tells it from another task."""
+        start = None if self.start is None else videos_hash([self.start[0]])
+        return [self.name, start, self.fps, self.actions]
+
+
+def rollout(
+    out: Path,
+    model: Path = Path(REFERENCE),
+    start: Path | None = None,
+    actions: Path | None = None,
+    episodes: Path | None = None,
+    num_episodes: int | None = None,
+    rows: tuple[Row, ...] = ("none", "fast"),
+    fps: float = 8.0,
+    resume_from: Path | None = None,
+    memory_every: int = 0,
+    at_once: int = 1,
+    generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+    device: str = AUTO,
+) -> None:
+    """Generate long videos chunk by chunk, without and with memory.
+
+    Give either --start and --actions, or --episodes, or --resume-from and --actions; a model that comes
+    with an example, as `reference` does, also goes on from that. The folder --out
+    gets NAME-ROW.mp4 for every video, NAME.memory.safetensors (the memory after the last chunk) and
+    rollout.json (losses, seconds).
+
+    Args:
+        out: folder to write; new, or the one of the same rollout.
+        model: folder of a world model or of a run that holds one; `reference` comes with sfv.
+        start: the first frames: a video file, or an image for models with a context of 1 frame.
+        actions: one action a chunk: .txt (one a line), .json (a list), or .jsonl ({"text": ...}).
+        episodes: folder of episode shards to take starts and actions from.
+        num_episodes: how many of them; null takes all.
+        rows: `none` generates without memory, `fast` with fast learning.
+        fps: frames per second of the videos from --start.
+        resume_from: a memory to go on with. Without --start the video goes on where the memory's rollout
+            stopped, bit for bit as if it had not; with --start it begins there. Where no --generation
+            settings are given, the memory's own apply. Makes the row `fast` alone.
+        memory_every: also keep the memory as NAME.chunk-NNNN.memory.safetensors every so many chunks.
+        at_once: videos made in one batch, each with its own memory; faster, and equal up to rounding.
+        generation: sampler, fast learning and precision.
+        device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
+    """
+    if memory_every < 0 or at_once < 1:
+        raise ValueError(
+            f"--memory-every is {memory_every}, --at-once is {at_once}; allowed: 0 or more, 1 or more"
+        )
+    world = WorldModel.load(model, device)
+    base = world.fingerprint()
+    memory = None
+    if resume_from is not None:
+        rows, memory = ("fast",), load_memory(resume_from, base)
+        if generation == GenerationSettings():
+            generation = settings_from(memory.header.settings, str(resume_from))
+    if (start, actions, episodes, resume_from) == (None, None, None, None):
+        start, actions = find_example(model) or (None, None)
+    tasks = _tasks(world, start, actions, episodes, num_episodes, fps, memory)
+    starts = [_start(world, task) for task in tasks]
+    settings = {
+        "model": base,
+        "tasks": [task.key() for task in tasks],
+        "rows": list(rows),
+        "generation": asdict(generation),
+        "memory": None if memory is None else hash_tensors(memory.weights),
+    }
+    _claim(out, settings)
+    results: dict[str, Any] = {}
+    chunks = len(rows) * sum(len(task.actions) for task in tasks)
+    with tqdm(total=chunks, desc="rollout", unit="chunk") as bar:
+        for row in rows:
+            with rollout_of(world, row, generation) as roller:
+                writer = _Writer(out, row, world, base, generation, memory_every, roller)
+                for first in range(0, len(tasks), at_once):
+                    group = slice(first, first + at_once)
+                    bar.set_postfix_str(f"{tasks[first].name} {row}")
+                    results |= writer.write(tasks[group], starts[group], lambda: bar.update())
+    write_json(out / MARKER, {"settings": settings, "videos": results})
+    print(f"{len(results)} videos in {out}")
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Makes the videos of one row and writes what comes of them."""
+
+    out: Path
+    row: Row
+    world: WorldModel
+    base: str
+    generation: GenerationSettings
+    memory_every: int
+    roller: Rollout
+
+    def write(
+        self, tasks: Sequence[RolloutTask], starts: Sequence[Tensor], tick: Callable[[], object]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Make some videos at once; return what is known of every chunk, by file."""
+        frames = [[self._frames(start)] for start in starts]
+        chunks: list[list[dict[str, Any]]] = [[] for _ in tasks]
+        requests = [self._request(*case) for case in zip(tasks, starts, strict=True)]
+        for made in self.roller.stream_many(requests):
+            for i, chunk in made:
+                frames[i].append(self._frames(chunk.kept))
+                chunks[i].append(_describe(chunk))
+                tick()
+                is_last = len(chunks[i]) == len(tasks[i].actions)
+                if chunk.memory is not None:
+                    self._keep(tasks[i].name, chunk.memory, is_last)
+        for task, video in zip(tasks, frames, strict=True):
+            clip = encode_mp4(np.concatenate(video), task.fps, upscale=4)
+            write_bytes(self.out / f"{task.name}-{self.row}.mp4", clip)
+        return {
+            f"{task.name}-{self.row}.mp4": known for task, known in zip(tasks, chunks, strict=True)
+        }
+
+    def _request(self, task: RolloutTask, start: Tensor) -> Request:
+        memory, learner = None, self.roller.learner
+        if task.memory is not None and learner is not None:
+            stored = task.memory
+            header = stored.header
+            args = (header.episode, stored.weights, stored.extras, header.num_chunks)
+            memory = learner.restore(*args)
+        return Request(task.name, start, task.actions, memory=memory)
+
+    def _keep(self, name: str, memory: Memory, is_last: bool) -> None:
+        due = self.memory_every and memory.num_chunks % self.memory_every == 0
+        if not (due or is_last):
+            return
+        assert self.roller.learner is not None
+        lora, weights = self.generation.lora, self.roller.learner.weights
+        stored = store(memory, weights, self.base, lora.alpha, lora.r, asdict(self.generation))
+        if due:
+            save_memory(self.out / f"{name}.chunk-{memory.num_chunks:04d}{SUFFIX}", stored)
+        save_memory(self.out / f"{name}{SUFFIX}", stored)
+
+    def _frames(self, latents: Tensor) -> NDArray[np.uint8]:
+        return to_frames(self.world.decode(latents)[0])
+
+
+def _start(world: WorldModel, task: RolloutTask) -> Float[Tensor, "1 c t h w"]:
+    """The latents that the first chunk follows; first of all, the actions must be known."""
+    world.text(sorted(set(task.actions)))
+    if task.start is not None:
+        return world.encode(task.start)
+    assert task.memory is not None
+    if "context" not in task.memory.extras:
+        raise ValueError(
+            f"memory {task.memory.header.episode!r} holds no frames to go on from (a rollout's do; "
+            "merged and imported ones do not); give --start"
+        )
+    return task.memory.extras["context"]
+
+
+def read_actions(path: Path) -> list[str]:
+    """Read one action a chunk.
+
+    Raises:
+        ValueError: the format is unknown, or the file holds no actions.
+    """
+    text = path.read_text()
+    match path.suffix:
+        case ".txt":
+            actions: Any = [line.strip() for line in text.splitlines() if line.strip()]
+        case ".json":
+            actions = _parse_json(path, text)
+        case ".jsonl":
+            lines = [_parse_json(path, line) for line in text.splitlines() if line.strip()]
+            actions = [line.get("text") if isinstance(line, dict) else None for line in lines]
+        case _:
+            raise ValueError(
+                f"{path} has the unknown format {path.suffix!r}; allowed: .txt (one action a line), "
+                '.json (["walk forward", ...]), .jsonl ({"text": "walk forward"} a line)'
+            )
+    if not isinstance(actions, list) or not actions or not all(isinstance(a, str) for a in actions):
+        raise ValueError(
+            f"{path} holds no list of actions; .txt has one a line, .json is a list of strings, "
+            '.jsonl has {"text": "..."} on every line'
+        )
+    return actions
+
+
+def read_start(path: Path, num_frames: int) -> Float[Tensor, "1 t 3 height width"]:
+    """Read the first frames of a video, or an image as a single frame.
+
+    Raises:
+        ValueError: the file cannot be decoded, or has fewer than `num_frames` frames.
+    """
+    frames = []
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                frames.append(frame.to_ndarray(format="rgb24"))
+                if len(frames) == num_frames:
+                    break
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a video or an image ({error}); give another file"
+        ) from error
+    if len(frames) < num_frames:
+        raise ValueError(
+            f"{path} has {len(frames)} frames, but this model needs a start of {num_frames}; "
+            "give a longer video"
+        )
+    video = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255
+    return video[None]
+
+
+def _tasks(
+    world: WorldModel,
+    start: Path | None,
+    actions: Path | None,
+    episodes: Path | None,
+    num_episodes: int | None,
+    fps: float,
+    memory: StoredMemory | None,
+) -> list[RolloutTask]:
+    own = start is not None or memory is not None
+    if episodes is not None and not own and actions is None:
+        return [
+            RolloutTask(e.meta.id, e.video[None, : world.num_context], e.actions, e.meta.fps)
+            for e in load_episodes(episodes, world, num_episodes)
+        ]
+    if not own or actions is None or episodes is not None:
+        raise ValueError(
+            "give either --start and --actions, or --episodes, or --resume-from and --actions"
+        )
+    video = None if start is None else read_start(start, world.num_context)
+    if memory is not None:
+        return [RolloutTask(memory.header.episode, video, read_actions(actions), fps, memory)]
+    assert start is not None
+    return [RolloutTask(start.stem, video, read_actions(actions), fps)]
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    claim_folder(out, MARKER, "a rollout folder")
+    marker = out / MARKER
+    if marker.exists() and json.loads(marker.read_text())["settings"] != json.loads(
+        json.dumps(settings)
+    ):
+        raise FileExistsError(
+            f"{out} holds a rollout with other settings (see its {MARKER}); give another --out"
+        )
+    write_json(marker, {"settings": settings, "videos": {}})
+
+
+def _parse_json(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def _describe(chunk: Chunk) -> dict[str, Any]:
+    """What rollout.json says of a chunk; numbers that were not measured are null."""
+    known: dict[str, Any] = {
+        "action": chunk.action,
+        "seconds": round(chunk.seconds, 3),
+        "fast": None,
+    }
+    if chunk.learned is not None:
+        learned = {
+            name: getattr(chunk.learned, name) for name in ("loss", "gain", "drift", "seconds")
+        }
+        known["fast"] = {k: v if math.isfinite(v) else None for k, v in learned.items()}
+        known["fast"]["undone"] = chunk.learned.undone
+    return known

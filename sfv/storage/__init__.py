@@ -1,0 +1,1 @@
+"""Weights on disk: our own safetensors files, and pretrained folders of diffusers and transformers."""
