@@ -26,17 +26,13 @@ from torch.utils.data import DataLoader
 from benchmarks.side_by_side import Work, arguments, compare, machine, write_table
 from sfv.backbones.video_unet import VideoUNet
 from sfv.fast.learner import FastSettings
+from sfv.fast.settings import LoRASettings
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.text import ActionTable
 from sfv.rng import stream
 from sfv.training.replay import Replay, ThetaStore
 from sfv.training.slow import SlowLearner
-from sfv.training.slow_fast import (
-    LoRASettings,
-    SlowFastSettings,
-    fit_slow_fast,
-    with_memories,
-)
+from sfv.training.slow_fast import SlowFastSettings, fit_slow_fast, with_memories
 from sfv.types import EpisodeBatch
 
 CHANNELS, SIZE, FRAMES, SEED, ACTION = 16, 8, 8, 0, "walk forward"

@@ -35,18 +35,17 @@ from sfv.evaluation.return_walks import (
 )
 from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
-from sfv.fast.settings import FastSettings
+from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.files import claim_folder, write_bytes, write_json
-from sfv.generation.episodes import load_episodes
-from sfv.generation.generate import GenerationSettings, TrueEpisode, rollout_of
+from sfv.generation.episodes import TrueEpisode, load_episodes
 from sfv.generation.rollout import Rollout
+from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.metrics.frame import lpips, psnr
 from sfv.metrics.protocol import Passport, Row, mean_value, paired_difference, report_json
 from sfv.metrics.scene_revisit import AlexNetFeatures, video_revisit_similarity
 from sfv.metrics.suite_common import lpips_passport, videos_hash
 from sfv.models.device import AUTO
 from sfv.models.world_model import WorldModel
-from sfv.training.slow_fast import LoRASettings
 from sfv.types import Precision
 
 Scores = dict[str, list[float]]

@@ -21,9 +21,9 @@ from PIL import Image
 from experiments.command import run_command
 from experiments.leaderboard import between_markers
 from sfv.files import write_bytes
-from sfv.generation.episodes import load_episodes
-from sfv.generation.generate import GenerationSettings, Row, TrueEpisode, num_outbound, rollout_of
+from sfv.generation.episodes import TrueEpisode, load_episodes, num_outbound
 from sfv.generation.rollout import Request, join
+from sfv.generation.settings import GenerationSettings, Row, rollout_of
 from sfv.models.device import AUTO
 from sfv.models.world_model import WorldModel
 from sfv.report.video import side_by_side, to_frames

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments.command import run_command
-from sfv.data.datamodule import episodes as read_episodes
+from sfv.data.episodes import episodes as read_episodes
 from sfv.data.schema import EpisodeMeta
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.generation.chunk_sampler import ChunkSampler

@@ -77,7 +77,7 @@ def write(run: Run) -> Path:
     Raises:
         FileExistsError: the folder belongs to another run, or its job is still there.
     """
-    from sfv.training.run_folder import open_run_folder
+    from sfv.run_folder import open_run_folder
 
     refuse_alive(run.folder)
     open_run_folder(run.folder, run.config)

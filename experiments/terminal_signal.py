@@ -28,8 +28,7 @@ from torch import Tensor
 from experiments.command import run_command
 from sfv import rng
 from sfv.diffusion.sampler import starting_point
-from sfv.generation.episodes import load_episodes
-from sfv.generation.generate import TrueEpisode
+from sfv.generation.episodes import TrueEpisode, load_episodes
 from sfv.metrics.protocol import bootstrap_interval
 from sfv.models.world_model import WorldModel
 

@@ -10,9 +10,10 @@ from PIL import Image
 from experiments import gallery
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastSettings
-from sfv.generation.generate import GenerationSettings, TrueEpisode
+from sfv.fast.settings import LoRASettings
+from sfv.generation.episodes import TrueEpisode
+from sfv.generation.settings import GenerationSettings
 from sfv.rng import stream
-from sfv.training.slow_fast import LoRASettings
 from tests.data.make import make_meta
 from tests.fast.conftest import world
 

@@ -87,7 +87,7 @@ def _check_flags(file: Path, sweep: Sweep) -> None:
 
 def _write(file: Path, folder: Path, sweep: Sweep) -> None:
     """Keep copies: trials that start later must not see what was edited meanwhile."""
-    from sfv.training.run_folder import first_difference
+    from sfv.run_folder import first_difference
 
     text = file.read_text()
     if (folder / SWEEP).exists():

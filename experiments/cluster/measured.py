@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 
 from sfv.metrics import protocol
 from sfv.report.rows import flatten, parse_report
-from sfv.training.run_folder import CONFIG
+from sfv.run_folder import CONFIG
 
 SEEDS = frozenset({"seed_everything", "model.seed", "data.seed"})
 PLACES = frozenset({"out", "trainer.default_root_dir", "data.codec_fingerprint"})

@@ -18,7 +18,7 @@ from sfv.demo.settings import ACTIONS, DemoSettings
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.evaluation.evaluate import measure, write_outputs
 from sfv.generation.episodes import load_episodes
-from sfv.generation.generate import GenerationSettings
+from sfv.generation.settings import GenerationSettings
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.model_folder import find_model
 from sfv.models.text import ActionTable
@@ -26,7 +26,7 @@ from sfv.models.world_model import WorldModel, read_description
 from sfv.report.table import format_table
 from sfv.training.ema import EMA
 from sfv.training.fit import train
-from sfv.training.run_folder import tensorboard_logger
+from sfv.training.logger import tensorboard_logger
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastSettings
+from sfv.fast.settings import LoRASettings
 from sfv.models.model_folder import REFERENCE
-from sfv.training.slow_fast import LoRASettings
 
 STEPS_PER_MINUTE = 120
 """Slow steps that two CPU cores make in a minute (measured: 106 to 140).

@@ -15,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor, nn
 
 from sfv.backbones.base import Backbone
-from sfv.data.datamodule import episodes
+from sfv.data.episodes import episodes
 from sfv.training.fit import FitCLI, parse
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings

@@ -9,18 +9,10 @@ from typing import Any
 from tqdm import tqdm
 
 from sfv.evaluation.measures import ExtraMeasures, drawn, extra_curves, extra_scores
+from sfv.evaluation.videos import EpisodeVideos, generate, num_chunks
 from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
-from sfv.generation.episodes import load_episodes
-from sfv.generation.generate import (
-    EpisodeVideos,
-    GenerationSettings,
-    Row,
-    TrueEpisode,
-    generate,
-    num_chunks,
-    num_outbound,
-    rollout_of,
-)
+from sfv.generation.episodes import TrueEpisode, load_episodes, num_outbound
+from sfv.generation.settings import GenerationSettings, Row, rollout_of
 from sfv.metrics.protocol import MetricValue, paired_differences, report_json
 from sfv.metrics.protocol import Row as ReportRow
 from sfv.metrics.suite import WAY_OUT, score_long, score_next_chunk
@@ -29,9 +21,8 @@ from sfv.models.world_model import WorldModel
 from sfv.report.figure import filmstrip
 from sfv.report.html import VideoPanel, write_report
 from sfv.report.table import format_table
-from sfv.report.tensorboard import add_video, log_curves, log_hparams, log_row
+from sfv.report.tensorboard import add_video, log_curves, log_hparams, log_row, open_logger
 from sfv.report.video import encode_mp4, side_by_side, to_frames
-from sfv.training.run_folder import tensorboard_logger
 
 MARKER = "report.json"
 BY_LAYER = "fast/drift by layer"
@@ -235,7 +226,7 @@ def write_outputs(
     notes: Sequence[str] = (),
 ) -> None:
     """Write videos, TensorBoard logs, HTML and, last, `report.json`."""
-    logger = tensorboard_logger(out)
+    logger = open_logger(out)
     panels = []
     for i, episode in enumerate(episodes):
         panels.append(_panel(episode, i, measured))

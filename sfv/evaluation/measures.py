@@ -9,14 +9,9 @@ import torch
 
 from sfv.evaluation.probe import ProbedEpisode, learn_episode, probe_memories
 from sfv.evaluation.swap import make_swaps
-from sfv.generation.generate import (
-    EpisodeVideos,
-    GenerationSettings,
-    Row,
-    TrueEpisode,
-    num_outbound,
-    rollout_of,
-)
+from sfv.evaluation.videos import EpisodeVideos
+from sfv.generation.episodes import TrueEpisode, num_outbound
+from sfv.generation.settings import GenerationSettings, Row, rollout_of
 from sfv.metrics.curves import Bin, Curve
 from sfv.metrics.protocol import MetricValue, Passport, mean_value
 from sfv.metrics.suite import (

@@ -15,7 +15,7 @@ from sfv import rng
 from sfv.data.schema import EpisodeMeta
 from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
-from sfv.generation.generate import TrueEpisode, num_outbound
+from sfv.generation.episodes import TrueEpisode, num_outbound
 from sfv.generation.rollout import Request
 
 Whose = Literal["own", "other_walk", "other_scene"]

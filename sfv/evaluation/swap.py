@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sfv.generation.generate import TrueEpisode
+from sfv.generation.episodes import TrueEpisode
 from sfv.generation.rollout import Request, Rollout
 from sfv.metrics.action_following import Swap
 

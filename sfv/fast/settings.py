@@ -1,13 +1,22 @@
 """How Θ learns: numbers, and the rules of the paper's ablations."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sfv.fast.temporal_lora import LoRAInit, LoRATargets, TemporalLoRA
+from sfv.types import FastWeights
 
 FastOptimizer = Literal["adam", "sgd"]
 UpdateRule = Literal[
     "pair", "text_style", "whole_history", "single_frame", "both_ways", "clean_context", "retrace"
 ]
 """What Θ learns from: see `RULES`."""
+_ALPHA = "alpha"
 
 
 @dataclass(frozen=True)
@@ -110,3 +119,41 @@ class FastSettings:
                 f"fast learning got guard={self.guard}; allowed: 0 or more (0.1 lets a loss grow by "
                 "a tenth), or null for none"
             )
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """The shape of Θ.
+
+    Args:
+        r: rank (paper: 32).
+        alpha: scale; Θ's update is multiplied by alpha / r.
+        targets: which layers carry Θ.
+        init: how its A is drawn; B starts at zero.
+    """
+
+    r: int = 32
+    alpha: float = 32.0
+    targets: LoRATargets = "temporal"
+    init: LoRAInit = "kaiming"
+
+    def adapt(self, denoiser: Any) -> TemporalLoRA:
+        """Put the place for such a Θ into a denoiser."""
+        return TemporalLoRA(denoiser, self.r, self.alpha, self.targets, self.init)
+
+    def state(self, weights: FastWeights, start: Float[Tensor, " p"]) -> dict[str, Tensor]:
+        """A learned Θ_0 as a world model keeps it: its scale belongs to it."""
+        return {**weights.state(start), _ALPHA: torch.tensor(float(self.alpha))}
+
+    def theta(self, weights: FastWeights, start: Mapping[str, Tensor]) -> Float[Tensor, " p"]:
+        """The learned Θ_0 that a world model keeps.
+
+        Raises:
+            ValueError: it was learned with another shape or scale than this.
+        """
+        if float(start[_ALPHA]) != self.alpha:
+            raise ValueError(
+                f"the model's learned start of memories has alpha = {float(start[_ALPHA])}, but lora.alpha "
+                f"is {self.alpha}; set it to that"
+            )
+        return weights.theta({name: value for name, value in start.items() if name != _ALPHA})

@@ -19,8 +19,8 @@ from sfv.fast.memory import Memory
 from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory, store
 from sfv.files import claim_folder, write_bytes, write_json
 from sfv.generation.episodes import load_episodes
-from sfv.generation.generate import GenerationSettings, Row, rollout_of, settings_from
 from sfv.generation.rollout import Chunk, Request, Rollout
+from sfv.generation.settings import GenerationSettings, Row, rollout_of, settings_from
 from sfv.metrics.suite_common import videos_hash
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example

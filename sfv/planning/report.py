@@ -11,9 +11,8 @@ from sfv.generation.videos import read_video
 from sfv.planning.rows import video_paths
 from sfv.planning.score import Plan
 from sfv.report.html import VideoPanel, write_report
-from sfv.report.tensorboard import add_video, log_hparams, log_row
+from sfv.report.tensorboard import add_video, log_hparams, log_row, open_logger
 from sfv.report.video import side_by_side
-from sfv.training.run_folder import tensorboard_logger
 
 SHOWN_EPISODES, SHOWN_ROWS = 3, 2
 
@@ -29,7 +28,7 @@ def write_outputs(
     out: Path, plans: Mapping[str, Sequence[Plan]], report: Mapping[str, Any], fps: float
 ) -> None:
     """Write TensorBoard logs, the HTML report and, last, `report.json`."""
-    logger = tensorboard_logger(out)
+    logger = open_logger(out)
     for row, content in report["rows"].items():
         log_row(logger, row, content["metrics"])
         for i, value in enumerate(report["episodes"][row]):

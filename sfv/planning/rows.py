@@ -15,8 +15,8 @@ from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
 from sfv.fast.memory_file import SUFFIX, load_memory, save_memory, store
 from sfv.files import write_bytes
-from sfv.generation.generate import GenerationSettings, rollout_of
 from sfv.generation.kept import Kept
+from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.generation.videos import write_video
 from sfv.models.inverse_dynamics import InverseReader
 from sfv.models.world_model import WorldModel

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from sfv.files import locked, write_json
-from sfv.generation.generate import GenerationSettings
 from sfv.generation.kept import kept_scores
+from sfv.generation.settings import GenerationSettings
 from sfv.generation.videos import read_video
 from sfv.metrics.protocol import MetricValue, Passport, Row, paired_differences, report_json
 from sfv.metrics.suite_common import videos_hash
@@ -27,7 +27,7 @@ from sfv.planning.score import Plan, by_repeat, clip_scores, episode_scores, row
 from sfv.planning.sub_goals import Script, SubGoalPlanner
 from sfv.planning.tasks import SubGoal, Task, TaskSet, check_sub_goals, load_tasks, sub_goal_from
 from sfv.report.table import format_table
-from sfv.training.run_folder import open_run_folder
+from sfv.run_folder import open_run_folder
 
 BASE, FAST = "none", "fast"
 ROWS = (BASE, FAST, *ENGINE_ROWS)

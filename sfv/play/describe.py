@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from sfv.generation.generate import Row
+from sfv.generation.settings import Row
 from sfv.play.player import from_strip
 from sfv.play.session import ROWS, Node, Visit
 from sfv.report.video import encode_mp4, side_by_side

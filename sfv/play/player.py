@@ -17,8 +17,8 @@ from torch import Tensor
 from sfv.diffusion.sampler import SamplingStep
 from sfv.fast.memory import Memory
 from sfv.fast.memory_file import StoredMemory, store
-from sfv.generation.generate import GenerationSettings, Row, rollout_of
 from sfv.generation.rollout import Chunk, Request, Rollout
+from sfv.generation.settings import GenerationSettings, Row, rollout_of
 from sfv.models.world_model import WorldModel
 from sfv.play.session import ROWS, Made, Visit
 from sfv.report.video import to_frames

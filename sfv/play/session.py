@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfv.fast.learner import FastReport
 from sfv.fast.memory_file import StoredMemory
-from sfv.generation.generate import Row
+from sfv.generation.settings import Row
 
 ROWS: tuple[Row, ...] = ("none", "fast")
 MAX_ACTION = 200

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.generation.generate import GenerationSettings
+from sfv.generation.settings import GenerationSettings
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
 from sfv.models.world_model import WorldModel

@@ -6,10 +6,12 @@ TensorBoard's image dashboard plays GIF, so a video is an image summary that hol
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
+from lightning_fabric.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
 from sfv.report.curves import parse_curves
@@ -21,7 +23,7 @@ RGB = 3  # Summary.Image's number for three colour channels
 
 @runtime_checkable
 class Logger(Protocol):
-    """What we use of Lightning's `TensorBoardLogger`."""
+    """What we use of the `TensorBoardLogger` of Lightning and of Fabric."""
 
     @property
     def experiment(self) -> Any: ...
@@ -31,6 +33,13 @@ class Logger(Protocol):
     def log_hyperparams(
         self, params: dict[str, Any], metrics: dict[str, Any] | None = None
     ) -> None: ...
+
+    def finalize(self, status: str) -> None: ...
+
+
+def open_logger(folder: Path) -> Logger:
+    """A logger for what is measured after training; its events lie in `FOLDER/tensorboard`."""
+    return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
 
 
 def add_video(

@@ -15,8 +15,8 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from sfv.files import replacing, write_json
+from sfv.run_folder import git_state
 from sfv.training.checkpoints import FileOrFolder
-from sfv.training.run_folder import git_state
 
 FOLDER = "attempts"
 

@@ -198,3 +198,8 @@ class _SafeReader(FileSystemReader):
                 "from another checkpoint"
             ) from error
         return metadata
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that a run folder resumes from: the newest complete one under `checkpoints/`."""
+    return newest_complete(folder / "checkpoints")

@@ -19,11 +19,13 @@ from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 
 from sfv.data.datamodule import EpisodeDataModule
 from sfv.report.tensorboard import log_hparams
+from sfv.run_folder import open_run_folder
 from sfv.training.attempts import FencedCheckpointIO, claim
+from sfv.training.checkpoints import newest_checkpoint
 from sfv.training.encode import EncodeVideo
 from sfv.training.inverse_dynamics import InverseDynamicsLearner
+from sfv.training.logger import tensorboard_logger
 from sfv.training.preempt import Preemption
-from sfv.training.run_folder import newest_checkpoint, open_run_folder, tensorboard_logger
 from sfv.training.sharded_strategy import ShardedStrategy
 from sfv.training.sharding import whole
 from sfv.training.slow import SlowLearner

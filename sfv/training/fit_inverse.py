@@ -7,14 +7,14 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 from pytorch_lightning.cli import LightningArgumentParser
 
-from sfv.data.datamodule import episodes
+from sfv.data.episodes import episodes
 from sfv.files import write_json
 from sfv.metrics.protocol import report_json
 from sfv.models.inverse_dynamics import InverseReader
 from sfv.report.table import format_table
+from sfv.run_folder import open_run_folder
 from sfv.training.fit import FitCLI, add_run_arguments, check_strategy, parse, resolved, train
 from sfv.training.inverse_dynamics import InverseDynamicsLearner, held_out_accuracy
-from sfv.training.run_folder import open_run_folder
 
 REPORT = "report.json"
 ROW, TEST_ROW = "true_video", "true_video_test"

@@ -1,61 +1,16 @@
 """Settings of the slow-fast loop; what each does is told in `docs/slow_fast_loop.md`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from typing import Literal
 
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.fast.settings import FastSettings
-from sfv.fast.temporal_lora import LoRAInit, LoRATargets, TemporalLoRA
+from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.training.replay import ReplayOrder, ThetaStore
-from sfv.types import FastWeights, Precision
+from sfv.types import Precision
 
 InnerPairs = Literal["true", "generated"]
 MemoryScope = Literal["episode", "scene"]
 MemoryStart = Literal["fresh", "learned"]
-_ALPHA = "alpha"
-
-
-@dataclass(frozen=True)
-class LoRASettings:
-    """The shape of Θ.
-
-    Args:
-        r: rank (paper: 32).
-        alpha: scale; Θ's update is multiplied by alpha / r.
-        targets: which layers carry Θ.
-        init: how its A is drawn; B starts at zero.
-    """
-
-    r: int = 32
-    alpha: float = 32.0
-    targets: LoRATargets = "temporal"
-    init: LoRAInit = "kaiming"
-
-    def adapt(self, denoiser: Any) -> TemporalLoRA:
-        """Put the place for such a Θ into a denoiser."""
-        return TemporalLoRA(denoiser, self.r, self.alpha, self.targets, self.init)
-
-    def state(self, weights: FastWeights, start: Float[Tensor, " p"]) -> dict[str, Tensor]:
-        """A learned Θ_0 as a world model keeps it: its scale belongs to it."""
-        return {**weights.state(start), _ALPHA: torch.tensor(float(self.alpha))}
-
-    def theta(self, weights: FastWeights, start: Mapping[str, Tensor]) -> Float[Tensor, " p"]:
-        """The learned Θ_0 that a world model keeps.
-
-        Raises:
-            ValueError: it was learned with another shape or scale than this.
-        """
-        if float(start[_ALPHA]) != self.alpha:
-            raise ValueError(
-                f"the model's learned start of memories has alpha = {float(start[_ALPHA])}, but lora.alpha "
-                f"is {self.alpha}; set it to that"
-            )
-        return weights.theta({name: value for name, value in start.items() if name != _ALPHA})
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class SlowLearner(pl.LightningModule):
             return
         self._configured = True
         if self.activation_checkpointing:
-            recompute_activations(self.denoiser)
+            recompute_activations(self.world_model.denoiser)
         if self.compile_backend is not None:
             compile_blocks(self.denoiser, self.compile_backend)
         if self.device_mesh is not None:

@@ -14,7 +14,6 @@ from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.generation.rollout import Rollout
 from sfv.training.fast_phase import FastPhase
 from sfv.training.loop_progress import use_loop_bar
-from sfv.training.loop_settings import LoRASettings as LoRASettings
 from sfv.training.loop_settings import SlowFastSettings as SlowFastSettings
 from sfv.training.loops import FastLoop, SlowFastFitLoop
 from sfv.training.replay import Replay, ReplayItem, SlowBatch, plan_batches

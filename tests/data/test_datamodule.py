@@ -7,7 +7,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from sfv.data.datamodule import EpisodeDataModule, episodes
+from sfv.data.datamodule import EpisodeDataModule
+from sfv.data.episodes import episodes
 from sfv.data.index import ShardError
 from sfv.data.shards import write_shards
 from sfv.data.windows import WindowError

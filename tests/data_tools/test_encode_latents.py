@@ -6,7 +6,8 @@ import torch
 
 from data_tools import encode_latents
 from data_tools.write_shards import pack
-from sfv.data.datamodule import EpisodeDataModule, episodes
+from sfv.data.datamodule import EpisodeDataModule
+from sfv.data.episodes import episodes
 from sfv.data.index import ShardError, find_shards
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.world_model import WorldModel

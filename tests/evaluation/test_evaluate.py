@@ -6,8 +6,8 @@ import torch
 from sfv.cli import main
 from sfv.data.schema import Action
 from sfv.evaluation.evaluate import curves
-from sfv.generation.episodes import load_episodes
-from sfv.generation.generate import EpisodeVideos, check_episode, num_outbound
+from sfv.evaluation.videos import EpisodeVideos
+from sfv.generation.episodes import check_episode, load_episodes, num_outbound
 from sfv.models.world_model import WorldModel
 from tests.data.make import make_meta
 from tests.generation.test_verb import QUICK, refused

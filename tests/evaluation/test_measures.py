@@ -8,9 +8,11 @@ from sfv.data.schema import Action
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.evaluation.measures import ExtraMeasures, drawn, extra_curves, extra_scores, probe
 from sfv.evaluation.swap import make_swaps
+from sfv.evaluation.videos import generate
 from sfv.fast.learner import FastSettings
-from sfv.generation.generate import GenerationSettings, TrueEpisode, generate, rollout_of
+from sfv.generation.episodes import TrueEpisode
 from sfv.generation.rollout import Request
+from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.metrics.curves import binned
 from sfv.metrics.protocol import Passport, Row, paired_differences, report_json
 from sfv.models.inverse_dynamics import InverseDynamics

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from sfv.cli import main
-from sfv.data.datamodule import episodes
+from sfv.data.episodes import episodes
 from sfv.fast.memory_file import load_memory
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.generation.verb import read_actions, read_start

@@ -8,14 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.fast.settings import FastSettings
-from sfv.generation.generate import GenerationSettings, rollout_of
+from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.generation.rollout import Chunk, Request
+from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.generation.verb import rollout
 from sfv.models.model_folder import REFERENCE, SHIPPED, START
 from sfv.models.world_model import WorldModel
 from sfv.rng import stream
-from sfv.training.slow_fast import LoRASettings
 
 pytestmark = [
     pytest.mark.gpu,

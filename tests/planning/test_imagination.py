@@ -5,11 +5,11 @@ import torch
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastSettings
-from sfv.generation.generate import GenerationSettings, rollout_of
+from sfv.fast.settings import LoRASettings
+from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.models.world_model import WorldModel
 from sfv.planning.imagination import WorldImagination
 from sfv.rng import stream
-from sfv.training.slow_fast import LoRASettings
 from tests.planning.make import CHUNK, CONTEXT, SIZE, make_world
 
 SETTINGS = GenerationSettings(

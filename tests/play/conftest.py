@@ -5,13 +5,13 @@ import torch
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastSettings
-from sfv.generation.generate import GenerationSettings
+from sfv.fast.settings import LoRASettings
+from sfv.generation.settings import GenerationSettings
 from sfv.models.world_model import WorldModel
 from sfv.play.actions import Actions
 from sfv.play.player import Player, open_player
 from sfv.play.starts import Start
 from sfv.rng import stream
-from sfv.training.slow_fast import LoRASettings
 from tests.world import untrained_world
 
 ACTIONS = ("walk forward", "walk backward", "turn left", "turn right")

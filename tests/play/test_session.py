@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sfv.fast.memory_file import load_memory, save_memory
-from sfv.generation.generate import rollout_of, settings_from
 from sfv.generation.rollout import Request
+from sfv.generation.settings import rollout_of, settings_from
 from sfv.play.actions import Actions
 from sfv.play.player import Stopped, from_strip, to_strip
 from sfv.play.session import ROWS, NoRoom, UnknownNode, Visit

@@ -8,7 +8,7 @@ from sfv.demo.run import run_demo
 from sfv.demo.settings import DemoSettings
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastSettings
-from sfv.training.slow_fast import LoRASettings
+from sfv.fast.settings import LoRASettings
 from tests.training.make import Data, make_data
 
 MICRO = DemoSettings(

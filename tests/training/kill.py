@@ -19,7 +19,8 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from sfv.backbones.video_unet import PRESETS
 from sfv.fast.learner import FastSettings
-from sfv.training.slow_fast import LoRASettings, SlowFastSettings, fit_slow_fast
+from sfv.fast.settings import LoRASettings
+from sfv.training.slow_fast import SlowFastSettings, fit_slow_fast
 from tests.training.make import Data, make_data, make_datamodule, make_learner, make_trainer
 
 SETTINGS = SlowFastSettings(

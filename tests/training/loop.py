@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader
 
 from sfv.backbones.base import base_state_dict
 from sfv.fast.learner import FastSettings
+from sfv.fast.settings import LoRASettings
 from sfv.training.slow_fast import (
-    LoRASettings,
     ReplayMemory,
     SlowFastSettings,
     fit_slow_fast,

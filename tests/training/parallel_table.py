@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sfv.models.world_model import WorldModel
-from sfv.training.run_folder import newest_checkpoint
+from sfv.training.checkpoints import newest_checkpoint
 from tests.training.make import make_data, weights_of
 from tests.training.rank_jobs import Run, same_batches, slow, slow_fast
 from tests.training.ranks import on_ranks

@@ -11,14 +11,13 @@ from experiments import ablation
 from experiments.ablation import Bench, Variant
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.evaluation.return_walks import partner
-from sfv.fast.settings import FastSettings
-from sfv.generation.episodes import load_episodes
-from sfv.generation.generate import GenerationSettings, num_outbound, rollout_of
+from sfv.fast.settings import FastSettings, LoRASettings
+from sfv.generation.episodes import load_episodes, num_outbound
 from sfv.generation.rollout import Request
+from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.world_model import WorldModel
 from sfv.rng import stream
-from sfv.training.slow_fast import LoRASettings
 
 LORA = LoRASettings(r=2, alpha=2.0)
 NONE = Variant(FastSettings(num_steps=0, probe_draws=0), LORA)

@@ -9,7 +9,7 @@ import yaml
 
 from sfv.evaluation.evaluate import evaluate
 from sfv.fast.settings import RULES
-from sfv.generation.generate import rollout_of
+from sfv.generation.settings import rollout_of
 from tests.training.make import make_learner
 
 ROOT = Path(__file__).parents[2]

@@ -9,13 +9,13 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from sfv.training.checkpoints import (
     META,
     make_room,
+    newest_checkpoint,
     put_in_place,
     read_meta,
     read_shards,
     write_shards,
 )
 from sfv.training.fit import check_strategy
-from sfv.training.run_folder import newest_checkpoint
 from sfv.training.sharded_strategy import ShardedStrategy
 from sfv.training.state_names import (
     flat_names,

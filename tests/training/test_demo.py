@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import metadata
 
 import sfv.demo.run
 from sfv.cli import main
-from sfv.data.datamodule import episodes
+from sfv.data.episodes import episodes
 from sfv.demo import learn
 from sfv.demo.run import run_demo
 from sfv.demo.settings import STEPS_PER_MINUTE, DemoSettings

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sfv.generation.generate import GenerationSettings, rollout_of
+from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.models.world_model import WorldModel
 from sfv.storage.weight_files import read_tensors, write_tensors
 from tests.training import make

@@ -9,7 +9,7 @@ from sfv import rng
 from sfv.cli import main
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
 from sfv.models.world_model import WorldModel
-from sfv.training.run_folder import newest_checkpoint
+from sfv.training.checkpoints import newest_checkpoint
 from tests.training.make import make_learner, same, weights_of
 from tests.training.rank_jobs import (
     FAST_STEPS,

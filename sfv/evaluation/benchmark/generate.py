@@ -22,9 +22,9 @@ from sfv.evaluation.benchmark.walks import Walk
 from sfv.evaluation.return_walks import Trip, learn_ways_out, lent, partner, request_back
 from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
-from sfv.generation.generate import GenerationSettings, rollout_of
 from sfv.generation.kept import Kept
 from sfv.generation.rollout import Request, Rollout, join
+from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.generation.videos import write_video
 from sfv.models.world_model import WorldModel
 from sfv.storage.weight_files import hash_tensors

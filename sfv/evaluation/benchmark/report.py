@@ -10,9 +10,8 @@ from sfv.evaluation.benchmark.walks import Walk
 from sfv.files import write_json
 from sfv.generation.videos import read_video
 from sfv.report.html import VideoPanel, write_report
-from sfv.report.tensorboard import add_video, log_hparams, log_row
+from sfv.report.tensorboard import add_video, log_hparams, log_row, open_logger
 from sfv.report.video import side_by_side
-from sfv.training.run_folder import tensorboard_logger
 
 SHOWN_WALKS, SHOWN_FRAMES = 3, 400
 SHOWN_ROWS = 3
@@ -34,7 +33,7 @@ def write_outputs(
     benchmark: Benchmark,
 ) -> None:
     """Write TensorBoard logs, the HTML report and, last, `report.json`."""
-    logger = tensorboard_logger(out)
+    logger = open_logger(out)
     for row, content in report["rows"].items():
         log_row(logger, row, content["metrics"])
     headline = {

@@ -6,11 +6,11 @@ from pathlib import Path
 from sfv.evaluation.benchmark.generate import RowTask
 from sfv.evaluation.benchmark.methods import Method, Protocol, standard
 from sfv.evaluation.benchmark.spec import BenchmarkError
+from sfv.evaluation.benchmark.videos import protocols_in
 from sfv.evaluation.benchmark.walks import Walk
 from sfv.evaluation.return_walks import partner
-from sfv.generation.generate import GenerationSettings
-from sfv.generation.generate import check_episode as check_cut
-from sfv.generation.videos import protocols_in
+from sfv.generation.episodes import check_episode as check_cut
+from sfv.generation.settings import GenerationSettings
 from sfv.models.world_model import WorldModel
 
 

@@ -23,12 +23,12 @@ from sfv.evaluation.benchmark.spec import (
     known_in,
 )
 from sfv.evaluation.benchmark.truth import Truth
+from sfv.evaluation.benchmark.videos import read_videos
 from sfv.evaluation.benchmark.walks import Walk, chosen_parts, load_walks
 from sfv.evaluation.benchmark.walks import make_data as make_data_by_tool
 from sfv.files import claim_folder, write_json
-from sfv.generation.generate import GenerationSettings
 from sfv.generation.kept import kept_scores
-from sfv.generation.videos import read_videos
+from sfv.generation.settings import GenerationSettings
 from sfv.metrics.protocol import MetricValue, Row, paired_differences, report_json
 from sfv.metrics.suite import videos_hash
 from sfv.models.device import AUTO

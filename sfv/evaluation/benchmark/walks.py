@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sfv.data.datamodule import episodes as read_episodes
+from sfv.data.episodes import episodes as read_episodes
 from sfv.data.schema import EpisodeMeta
 from sfv.evaluation.benchmark.spec import (
     Benchmark,
@@ -22,7 +22,7 @@ from sfv.evaluation.benchmark.spec import (
     part_of,
 )
 from sfv.evaluation.return_walks import Trip
-from sfv.generation.generate import TrueEpisode
+from sfv.generation.episodes import TrueEpisode
 from sfv.models.world_model import WorldModel
 from sfv.report.video import to_frames
 

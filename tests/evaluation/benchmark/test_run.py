@@ -17,11 +17,10 @@ from sfv.evaluation.benchmark.rows import checked
 from sfv.evaluation.benchmark.spec import find_benchmark
 from sfv.evaluation.benchmark.walks import load_walks
 from sfv.evaluation.return_walks import learn_ways_out
-from sfv.fast.settings import FastSettings
-from sfv.generation.generate import GenerationSettings, rollout_of
+from sfv.fast.settings import FastSettings, LoRASettings
+from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.generation.videos import read_video, write_video
 from sfv.models.world_model import WorldModel
-from sfv.training.slow_fast import LoRASettings
 from tests.evaluation.benchmark.conftest import QUICK
 from tests.evaluation.benchmark.make import make_world
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_tools.files import encode_mp4
-from sfv.data.datamodule import episodes
+from sfv.data.episodes import episodes
 from sfv.data.shards import Sample, write_shards
 from sfv.evaluation.benchmark.spec import BenchmarkError, find_benchmark
 from sfv.evaluation.benchmark.walks import chosen_parts, load_walks

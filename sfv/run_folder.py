@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from pytorch_lightning.loggers import TensorBoardLogger
 
 import sfv
 from sfv.files import claim_folder, write_bytes, write_json
-from sfv.training.checkpoints import newest_complete
 
 CONFIG = "config.yaml"
 MACHINES = ("accelerator", "devices", "num_nodes", "strategy")
@@ -107,13 +105,3 @@ def git_state() -> tuple[str, str]:
         return done.stdout if done.returncode == 0 else ""
 
     return git("rev-parse", "HEAD"), git("diff", "HEAD")
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to resume from: the newest complete one under `checkpoints/`."""
-    return newest_complete(folder / "checkpoints")
-
-
-def tensorboard_logger(folder: Path) -> TensorBoardLogger:
-    """One event folder a run, so that a run that goes on stays one curve."""
-    return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)

@@ -1,6 +1,6 @@
 import pytest
 
-from sfv.training.run_folder import CONFIG, open_run_folder
+from sfv.run_folder import CONFIG, open_run_folder
 
 BEFORE = "data: {cache_mb: 1000, lr: 0.5, sizes: [1, 2]}\nname: '1000'\n"
 
