@@ -8,7 +8,7 @@ better. `examples/own_backbone.py` is a complete one.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         write_json(Path(folder) / SETTINGS_FILE, self.settings())
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "Backbone":
         """Read what `save` wrote.
 
         Raises:
