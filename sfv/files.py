@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,6 +102,36 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON (sorted keys, no NaN), whole or not at all."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
+
+
+def regular_file(path: Path) -> Path:
+    """Give a path back if a regular file, or a link to one, is there.
+
+    Reading a pipe would wait for ever, and a device never ends.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        OSError: a folder, a pipe, a device or a socket is there.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        known = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        found = known.get(stat.S_IFMT(mode), "a device")
+        raise OSError(f"{path} is {found}; give a regular file")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Read the JSON of a regular file.
+
+    Raises:
+        ValueError: it is no JSON; names the file and the place.
+        OSError: it is no regular file, or cannot be read.
+    """
+    try:
+        return json.loads(regular_file(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); it may be cut off") from error
 
 
 @contextmanager

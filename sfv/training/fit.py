@@ -28,6 +28,7 @@ from sfv.training.sharded_strategy import ShardedStrategy
 from sfv.training.sharding import whole
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings, fit_slow_fast
+from sfv.yaml_file import guard_flags
 
 
 class FitCLI(LightningCLI):
@@ -143,6 +144,7 @@ def parse(
         prog: the command that errors and help name.
         learner: what is trained.
     """
+    guard_flags(args)
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
