@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from experiments.cluster.measured import Value, read_report
+from sfv.yaml_file import read_yaml
 
 STATUSES = ("needs GPUs", "not reproducible")
 Kind = Literal["ratio", "share", "order"]
@@ -189,7 +188,7 @@ def _check_row(name: str, row: Row, columns: Mapping[str, Column]) -> None:
 
 
 def _content(path: Path, kind: type) -> Any:
-    content = yaml.safe_load(path.read_text())
+    content = read_yaml(path)
     if not isinstance(content, kind):
         raise ValueError(f"it holds {type(content).__name__}, wanted is {kind.__name__}")
     return content

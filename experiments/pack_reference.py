@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_tools.encode_latents import held_out_psnr
 from data_tools.files import find_episodes
 from experiments.command import run_command
@@ -26,6 +24,7 @@ from sfv.models.world_model import WorldModel
 from sfv.planning.inverse_dynamics import InverseDynamics
 from sfv.report.table import format_table
 from sfv.report.video import encode_mp4
+from sfv.yaml_file import read_yaml
 
 MOST_BYTES = 25_000_000
 WAY_OUT = ("walk forward", "walk forward", "turn left", "turn left", "walk forward")
@@ -110,7 +109,7 @@ def inverse_accuracy(report: Path) -> str:
 
 def trainings(run: Path) -> list[tuple[str, dict[str, Any]]]:
     """Name and settings of a run and of those whose weights it went on from, first to last."""
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = read_yaml(run / "config.yaml")
     earlier = config["model"]["init_from"]
     before = trainings(Path(earlier).parent) if earlier else []
     return [*before, (run.name, config)]

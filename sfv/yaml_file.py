@@ -10,6 +10,7 @@ import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -52,8 +53,13 @@ class _Loader(_BASE):  # type: ignore[misc]
     yaml_implicit_resolvers = _kept_resolvers()
 
 
-_Loader.add_implicit_resolver(_CORE + "float", _FLOAT, list("-+0123456789."))
-_Loader.add_implicit_resolver(_CORE + "int", _INT, list("-+0123456789"))
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, which knows what else the loader takes for a number."""
+
+
+for kind in (_Loader, _Dumper):
+    kind.add_implicit_resolver(_CORE + "float", _FLOAT, list("-+0123456789."))
+    kind.add_implicit_resolver(_CORE + "int", _INT, list("-+0123456789"))
 
 
 def read_yaml(path: Path, kind: Any = Any) -> Any:
@@ -123,16 +129,35 @@ def guard_flags(args: Sequence[str]) -> None:
         YamlError: a config is too large.
         OSError: a config is no regular file; jsonargparse would wait for a pipe.
     """
-    from jsonargparse import set_loader
+    from jsonargparse import set_dumper, set_loader, set_parsing_settings
 
+    set_parsing_settings(
+        unset_sentinel=True
+    )  # else null is taken for "not given", whatever the type
     set_loader("yaml", _jsonargparse_loader(False), (YamlError,))
     set_loader("omegaconf+", _jsonargparse_loader(True), (YamlError,))
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    set_dumper("yaml", _dump)
+    for path in config_files(args):
+        if path.exists():
+            check_size(path)
+
+
+def config_files(args: Sequence[str]) -> list[Path]:
+    """What flags name as configs."""
+    found = []
+    for arg, after in pairwise([*args, ""]):
         name, equals, value = arg.partition("=")
         if name in ("--config", "-c"):
-            path = Path(value if equals else following)
-            if path.exists():
-                check_size(path)
+            found.append(Path(value if equals else after))
+    return found
+
+
+def _dump(content: Any) -> str:
+    """Write YAML in which a text that `parse_yaml` would take for a number has quotes."""
+    text: str = yaml.dump(
+        content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    )
+    return text
 
 
 @cache

@@ -26,7 +26,9 @@ def study(file):
     return Study(file.parent / "out", sweep)
 
 
-@pytest.mark.parametrize("tail", [b'{"op_code": 6, "tri', b"\0" * 40, b'{"op_code": 6, "tri\n', b"{"])
+@pytest.mark.parametrize(
+    "tail", [b'{"op_code": 6, "tri', b"\0" * 40, b'{"op_code": 6, "tri\n', b"{"]
+)
 def test_a_last_line_that_was_cut_off_is_removed_and_the_sweep_goes_on(file, capsys, tail):
     journal = file.parent / "out" / JOURNAL
     whole = journal.read_bytes()
