@@ -2,10 +2,13 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
 import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,6 +105,33 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON (sorted keys, no NaN), whole or not at all."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file in a folder, or a folder on its way, is hidden.
+
+    macOS leaves a `._NAME` beside each file on disks of others; other programs keep half-written files so.
+    """
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def ascii_name(text: str, longest: int = 160) -> str:
+    """Make a name of letters, digits, `_` and `-`.
+
+    Other characters become `-`. Where letters of another script would be lost, or the end of a long text,
+    a hash of the whole text stands for them: two texts then keep two names, today and tomorrow.
+
+    Args:
+        text: any.
+        longest: characters of the name, so that files named by it can be made (255 bytes).
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")
+    if plain and text.isascii() and len(plain) <= longest:
+        return plain
+    # A file system may give back é as one character or as two.
+    whole = unicodedata.normalize("NFC", text).encode(errors="surrogatepass")
+    digest = hashlib.sha256(whole).hexdigest()[:12]
+    return f"{plain[: longest - 13]}-{digest}".lstrip("-")
 
 
 def regular_file(path: Path) -> Path:
