@@ -125,12 +125,11 @@ def ascii_name(text: str, longest: int = 160) -> str:
         text: any.
         longest: characters of the name, so that files named by it can be made (255 bytes).
     """
+    text = unicodedata.normalize("NFC", text)  # a file system may give é back as two characters
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")
     if plain and text.isascii() and len(plain) <= longest:
         return plain
-    # A file system may give back é as one character or as two.
-    whole = unicodedata.normalize("NFC", text).encode(errors="surrogatepass")
-    digest = hashlib.sha256(whole).hexdigest()[:12]
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
     return f"{plain[: longest - 13]}-{digest}".lstrip("-")
 
 

@@ -53,7 +53,7 @@ class _Loader(_BASE):  # type: ignore[misc]
     yaml_implicit_resolvers = _kept_resolvers()
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """PyYAML's, which knows what else the loader takes for a number."""
 
 

@@ -23,6 +23,7 @@ from data_tools.convert.recording import (
     Recording,
     Samples,
     SetupError,
+    Skip,
     Source,
     Span,
     compact,

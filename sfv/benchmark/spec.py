@@ -281,8 +281,8 @@ def _read(path: Path, manifest: Path) -> Benchmark:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         needed = [f.name for f in fields(Benchmark) if f.name not in _NOT_NEEDED]
         raise BenchmarkError(
-            f"{path}: is no benchmark's definition ({_said(error)}); it needs {', '.join(needed)}, and a "
-            f"part {', '.join(f.name for f in fields(Part))}; see docs/benchmark_return.md"
+            f"{path}: is no definition of a benchmark ({_said(error)}); it needs {', '.join(needed)}, "
+            f"and a part {', '.join(f.name for f in fields(Part))}; see docs/benchmark_return.md"
         ) from error
     if episodes:
         check_complete(benchmark, set(episodes), str(manifest))

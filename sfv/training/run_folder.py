@@ -59,7 +59,8 @@ def _of_the_run(content: Any, path: Path) -> str:
     left = {name: value for name, value in content.items() if name != MEASURED}
     if "trainer" in left:
         left["trainer"] = {k: v for k, v in left["trainer"].items() if k not in MACHINES}
-    return yaml.safe_dump(_whole(left), allow_unicode=True, sort_keys=False)
+    text: str = yaml.safe_dump(_whole(left), allow_unicode=True, sort_keys=False)
+    return text
 
 
 def _whole(content: Any) -> Any:
