@@ -131,15 +131,25 @@ def guard_flags(args: Sequence[str]) -> None:
     """
     from jsonargparse import set_dumper, set_loader, set_parsing_settings
 
-    set_parsing_settings(
-        unset_sentinel=True
-    )  # else null is taken for "not given", whatever the type
+    # Else null is taken for "not given", whatever the type; but then null could not be printed.
+    prints = any(arg.startswith("--print_config") for arg in args)
+    set_parsing_settings(unset_sentinel=not prints)
     set_loader("yaml", _jsonargparse_loader(False), (YamlError,))
     set_loader("omegaconf+", _jsonargparse_loader(True), (YamlError,))
     set_dumper("yaml", _dump)
     for path in config_files(args):
         if path.exists():
             check_size(path)
+    for value in (arg.rpartition("=")[2] for arg in args):  # parts of configs have files as well
+        if _is_pipe(value):
+            regular_file(Path(value))
+
+
+def _is_pipe(value: str) -> bool:
+    try:
+        return Path(value).is_fifo()
+    except OSError:  # longer than a name may be
+        return False
 
 
 def config_files(args: Sequence[str]) -> list[Path]:

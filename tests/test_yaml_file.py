@@ -187,6 +187,21 @@ def test_null_is_refused_by_other_verbs_too(capsys):
     assert '"fps"' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--trainer=", "--actions=", "--start="])
+def test_a_pipe_behind_any_flag_is_refused(tmp_path, capsys, flag):
+    os.mkfifo(tmp_path / "pipe")
+    verb = ["fit"] if flag == "--trainer=" else ["rollout", "--out=x"]
+    assert main([*verb, f"{flag}{tmp_path / 'pipe'}"]) == 2
+    assert "is a pipe" in capsys.readouterr().err
+
+
+def test_a_printed_config_can_be_read_again(capsys):
+    with pytest.raises(SystemExit):
+        main(["rollout", "--out=x", "--print_config"])
+    content = parse_yaml(capsys.readouterr().out, "x")
+    assert content["out"] == "x" and content["start"] is None and content["num_episodes"] is None
+
+
 @pytest.mark.parametrize("out", ["1e3", "on", "null", "4:00", "0123", "-.5", "a: b", "{a}"])
 def test_a_text_in_quotes_comes_back_from_the_resolved_config(tmp_path, out):
     (tmp_path / "mine.yaml").write_text(f"out: '{out}'")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from sfv.fast.memory import Memory
 from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory, store
 from sfv.fast.rollout import Chunk, Request, Rollout
-from sfv.files import claim_folder, read_json, regular_file, write_bytes, write_json
+from sfv.files import ascii_name, claim_folder, read_json, regular_file, write_bytes, write_json
 from sfv.metrics.suite_common import videos_hash
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
@@ -29,6 +29,8 @@ from sfv.training.episodes import load_episodes
 from sfv.training.generate import GenerationSettings, Row, rollout_of, settings_from
 
 MARKER = "rollout.json"
+LONGEST_NAME = 180
+"""Bytes; files end with `.chunk-0001.memory.safetensors`, and a name has 255."""
 
 
 @dataclass(frozen=True)
@@ -294,8 +296,14 @@ def _tasks(
         name, known = memory.header.episode, memory
     else:
         assert start is not None
-        name, known = start.stem, None
+        name, known = name_of(start), None
     return [RolloutTask(name, video, read_actions(actions), fps, known, told_by=str(actions))]
+
+
+def name_of(start: Path) -> str:
+    """The file's name; a shorter one where no file could be made beside its row and chunk."""
+    num_bytes = len(start.stem.encode(errors="replace"))
+    return start.stem if num_bytes <= LONGEST_NAME else ascii_name(start.stem)
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
@@ -311,7 +319,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 def _parse_json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
