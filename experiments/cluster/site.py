@@ -52,7 +52,9 @@ class Site:
     sbatch: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in self.environment:
+        for name, value in self.environment.items():
+            if not isinstance(value, str):
+                raise ValueError(f"environment: {name} is {value!r}; it has to be a text")
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(
                     f"environment: {name!r} is no name of a variable; allowed are letters, digits and _"
@@ -106,7 +108,10 @@ def load_yaml(path: Path, schema: type[T], verbatim: tuple[str, ...] = ()) -> T:
         raise ValueError(f"{path}:{where} {str(error).splitlines()[0]}") from error
     except RecursionError as error:
         raise ValueError(f"{path}: a ${{...}} leads back to itself") from error
-    except ValueError as error:  # of the dataclasses' own checks
+    except (
+        ValueError,
+        TypeError,
+    ) as error:  # of the dataclasses' own checks, of other kinds of data
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -169,6 +169,9 @@ def test_names_alone_are_the_shell_s_in_the_environment(tmp_path, written, meant
     [
         ("environment: {'A; id': x}", "no name of a variable"),
         ("environment: {A: null}", "environment"),
+        ("environment: {A: [1]}", "A is [1]"),
+        ("environment: {A: {b: c}}", "A is {'b': 'c'}"),
+        ("modules: {a: b}", "Cannot merge"),
         ("account: [1]", "account"),
         ("cpus_per_task: ${X}", "cpus_per_task"),
         ("- 1", "holds list"),
