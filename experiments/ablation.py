@@ -28,7 +28,7 @@ from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
 from sfv.fast.rollout import Rollout
 from sfv.fast.settings import FastSettings
-from sfv.files import claim_folder, write_bytes, write_json
+from sfv.files import claim_folder, read_json, write_bytes, write_json
 from sfv.metrics.frame import lpips, psnr
 from sfv.metrics.protocol import Passport, Row, mean_value, paired_difference, report_json
 from sfv.metrics.scene_revisit import AlexNetFeatures, video_revisit_similarity
@@ -278,7 +278,7 @@ def _kept(folder: Path, name: str, bench: Bench, variant: Variant, seed: int) ->
     digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
     path = folder / f"{digest[:16]}.json"
     if path.exists():
-        kept: Scores = json.loads(path.read_text())["scores"]
+        kept: Scores = read_json(path)["scores"]
         return kept
     scores = bench.measure(variant, seed)
     write_json(path, {"row": name, "seed": seed, "variant": asdict(variant), "scores": scores})

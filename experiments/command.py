@@ -6,6 +6,8 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
+from sfv.yaml_file import guard_flags
+
 
 def run_command(name: str, function: Callable[..., Any], args: Sequence[str] | None = None) -> int:
     """Call `function` with what the command line says.
@@ -19,6 +21,7 @@ def run_command(name: str, function: Callable[..., Any], args: Sequence[str] | N
         Exit code: 2 after an error of the input.
     """
     try:
+        guard_flags(sys.argv[1:] if args is None else args)
         auto_cli(function, args=args, as_positional=False, prog=f"python -m {name}")
     except (ValueError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)

@@ -55,6 +55,28 @@ def methods_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return labels
 
 
+def load_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Read runs; those with another tool's files, or with damaged ones, are left out.
+
+    Returns:
+        the runs, and a line for each that was left out.
+
+    Raises:
+        ValueError: none is left.
+        FileNotFoundError: a folder is no run.
+    """
+    runs, errors = [], []
+    for folder in folders:
+        try:
+            runs.append(load_run(folder))
+        except ValueError as error:
+            errors.append(error)
+    if not runs:
+        raise errors[0]
+    left_out = [f"left out: {' '.join(str(error).split())}" for error in errors]
+    return runs, left_out
+
+
 def differences(runs: Sequence[Run]) -> list[str]:
     """Settings in which runs differ, leaving out seeds and places."""
     names = differing_settings([run.settings for run in runs])
@@ -117,14 +139,14 @@ def compare(folders: Sequence[Path], out: Path, metric: str | None = None) -> st
         ValueError: values are not comparable, or none is common.
         FileNotFoundError: a folder is no run.
     """
-    runs = [load_run(folder) for folder in folders]
+    runs, left_out = load_runs(folders)
     names = common_values(runs)
     if metric is not None and metric not in names:
         raise ValueError(f"--metric {metric!r} is not in all runs; these are: {', '.join(names)}")
     for name in names:
         check_comparable(runs, name)
     methods = methods_of(runs)
-    table = format_table(methods, names)
+    table = "\n".join([format_table(methods, names), *left_out])
     drawn = metric or names[0]
     points = []
     for label, group in methods.items():

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.command import run_command
-from sfv.files import write_bytes
+from sfv.files import read_json, write_bytes
 from sfv.metrics.protocol import MetricValue, comparable, from_plain
 from sfv.report.catalogue import METRICS, format_number
 
@@ -74,7 +74,7 @@ def read_report(given: str) -> tuple[str, list[Entry]]:
     """
     system, equals, place = given.rpartition("=")
     path = Path(place)
-    content = json.loads(path.read_bytes())
+    content = read_json(path)
     try:
         settings = content["settings"]
         name = f"{settings['benchmark']}: {', '.join(settings['parts'])}"

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from sfv import __version__
+from sfv.yaml_file import guard_flags
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("sfv.demo.run:demo", "collect, train, roll out and measure on a small world"),
@@ -112,6 +113,7 @@ def _run(verb: str, args: list[str]) -> None:
         return
     from jsonargparse import auto_cli
 
+    guard_flags(args)
     # A verb is a function, or functions under names of their own; those take what they need by position.
     is_group = isinstance(function, dict)
     by_position = is_group or verb == "board"

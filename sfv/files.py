@@ -2,9 +2,13 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
+import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,6 +105,62 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON (sorted keys, no NaN), whole or not at all."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file in a folder, or a folder on its way, is hidden.
+
+    macOS leaves a `._NAME` beside each file on disks of others; other programs keep half-written files so.
+    """
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def ascii_name(text: str, longest: int = 160) -> str:
+    """Make a name of letters, digits, `_` and `-`.
+
+    Other characters become `-`. Where letters of another script would be lost, or the end of a long text,
+    a hash of the whole text stands for them: two texts then keep two names, today and tomorrow.
+
+    Args:
+        text: any.
+        longest: characters of the name, so that files named by it can be made (255 bytes).
+    """
+    text = unicodedata.normalize("NFC", text)  # a file system may give é back as two characters
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")
+    if plain and text.isascii() and len(plain) <= longest:
+        return plain
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{plain[: longest - 13]}-{digest}".lstrip("-")
+
+
+def regular_file(path: Path) -> Path:
+    """Give a path back if a regular file, or a link to one, is there.
+
+    Reading a pipe would wait for ever, and a device never ends.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        OSError: a folder, a pipe, a device or a socket is there.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        known = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        found = known.get(stat.S_IFMT(mode), "a device")
+        raise OSError(f"{path} is {found}; give a regular file")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Read the JSON of a regular file.
+
+    Raises:
+        ValueError: it is no JSON; names the file and the place.
+        OSError: it is no regular file, or cannot be read.
+    """
+    try:
+        return json.loads(regular_file(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); it may be cut off") from error
 
 
 @contextmanager

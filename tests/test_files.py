@@ -1,14 +1,21 @@
 import errno
 import json
+import os
 import resource
+import socket
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from sfv.files import (
+    ascii_name,
     claim_folder,
+    is_hidden,
     partial_file,
+    read_json,
+    regular_file,
     replacing,
     replacing_parts,
     write_bytes,
@@ -188,3 +195,71 @@ def test_a_file_is_no_folder(tmp_path):
     path.touch()
     with pytest.raises(FileExistsError, match=r"a is a file; give a folder: a run folder is made"):
         claim_folder(path, "config.yaml", "a run folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("a.mp4", "a-mp4"),
+        ("my clips/one", "my-clips-one"),
+        ("_a_", "_a_"),
+        ("-a-", "a"),
+        ("x" * 160, "x" * 160),
+    ],
+)
+def test_an_ascii_name_stays_what_it_was(text, name):
+    assert ascii_name(text) == name
+
+
+def test_names_of_other_scripts_and_long_ones_stay_apart_and_short():
+    texts = [
+        "散歩",
+        "走る",
+        "café",
+        "cafè",
+        "caf",
+        "!!!",
+        "???",
+        "x" * 300,
+        "x" * 301,
+        "é" * 250,
+        "\udcff",
+    ]
+    names = [ascii_name(text) for text in texts]
+    assert len(set(names)) == len(texts) and all(0 < len(name) <= 160 for name in names)
+    assert all(name.isascii() and name[0].isalnum() for name in names)
+    assert ascii_name(unicodedata.normalize("NFD", "café")) == ascii_name("café") == names[2]
+
+
+def test_hidden_files_and_those_in_hidden_folders(tmp_path):
+    hidden = ["._a.mp4", ".git/a.mp4", "a/._b/c.mp4", "a/.DS_Store"]
+    assert all(is_hidden(tmp_path / name, tmp_path) for name in hidden)
+    inside = tmp_path / ".data"
+    assert not is_hidden(inside / "a" / "b._c.mp4", inside), (
+        "what lies above the folder does not count"
+    )
+
+
+def test_only_a_regular_file_is_given_back(tmp_path):
+    (tmp_path / "file").write_text("1")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert regular_file(tmp_path / "link") == tmp_path / "link"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(os.path.relpath(tmp_path / "socket"))
+    kinds = {"pipe": "a pipe", "zero": "a device", "socket": "a socket", "": "a folder"}
+    for name, kind in kinds.items():
+        with pytest.raises(OSError, match=f"is {kind}; give a regular file"):
+            regular_file(tmp_path / name)
+        with pytest.raises(OSError, match=kind):
+            read_json(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        regular_file(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff\x00\xff", b"{}}"])
+def test_json_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json is no JSON"):
+        read_json(tmp_path / "a.json")

@@ -33,6 +33,7 @@ from data_tools.collect.runner import (
 from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
 from data_tools.language import Language, in_words
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
+from sfv.files import is_hidden
 from sfv.rng import seed_of
 
 VERSION = "1"
@@ -149,7 +150,7 @@ def find_clips(games: Path, split: Split, frames: int) -> tuple[Clip, ...]:
     """Cut every game of a split into clips that end with an event, for each of its two cooks."""
     clips = []
     for path in sorted(games.glob("*.json")):
-        if path.name != SOURCE and split_of(path.stem) == split:
+        if path.name != SOURCE and not is_hidden(path, games) and split_of(path.stem) == split:
             game = _read(path)
             for cook in (0, 1):
                 found = segments(game["states"], game["terrain"], cook)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data_tools.files import settings_hash
 from sfv.data.schema import SPLITS, SchemaError, from_json
-from sfv.files import write_bytes
+from sfv.files import is_hidden, read_json, write_bytes
 
 SUMMARY = "summary.json"
 _ROW = ("id", "kept", "skipped")
@@ -159,7 +159,8 @@ def collect(
 
 def _finished(recipe: Recipe, folder: Path, episodes: int, resume: bool) -> dict[str, Outcome]:
     """Episodes that stand in the folder already."""
-    present = sorted(p for p in folder.glob("*.json") if p.name != SUMMARY)
+    there = [path for path in folder.glob("*.json") if not is_hidden(path, folder)]
+    present = sorted(path for path in there if path.name != SUMMARY)
     if present and not resume:
         raise SchemaError(
             f"{folder} holds {len(present)} episodes already; give --resume to keep them and go on, "
@@ -167,7 +168,7 @@ def _finished(recipe: Recipe, folder: Path, episodes: int, resume: bool) -> dict
         )
     rows: dict[str, dict[str, Any]] = {}
     if (folder / SUMMARY).exists():
-        rows = {row["id"]: row for row in json.loads((folder / SUMMARY).read_text())[recipe.noun]}
+        rows = {row["id"]: row for row in read_json(folder / SUMMARY)[recipe.noun]}
     wanted = {recipe.episode_id(index) for index in range(episodes)}
     asked = recipe_hash(recipe)
     finished = {}

@@ -3,7 +3,6 @@
 import argparse
 import json
 import multiprocessing
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from data_tools.convert.recording import (
 from data_tools.convert.timeline import Layout, Stretch, lay_out
 from data_tools.files import encode_mp4, write_episode
 from sfv.data.schema import SPLITS, Encoding, EpisodeMeta, Provenance, SchemaError, Split, to_json
-from sfv.files import write_json
+from sfv.files import ascii_name, is_hidden, write_json
 
 SUMMARY = "summary.json"
 ROWS = ".inputs"
@@ -129,7 +128,7 @@ def _check_keys(source: Source) -> None:
     """Refuse two inputs whose episodes would have one name."""
     seen: dict[str, str] = {}
     for recording in source.recordings:
-        name = file_name(recording.key)
+        name = ascii_name(recording.key)
         if name in seen:
             raise SetupError(
                 f"inputs {seen[name]!r} and {recording.key!r} would both be named {name!r}; rename one or "
@@ -156,7 +155,8 @@ def _assigned(
 
 def _finished(jobs: list[Job], out: Path, settings: Settings, resume: bool) -> dict[str, Row]:
     """Rows of inputs that an earlier call with equal settings converted."""
-    present = sorted(path.name for path in out.glob("*.json") if path.name != SUMMARY)
+    episodes = [path for path in out.glob("*.json") if not is_hidden(path, out)]
+    present = sorted(path.name for path in episodes if path.name != SUMMARY)
     if present and not resume:
         raise SetupError(
             f"{out} holds {len(present)} episodes already; give --resume to keep them and go on, or "
@@ -248,7 +248,7 @@ def _encode(job: Job, stretch: Stretch) -> bytes:
 def _meta(job: Job, stretch: Stretch, index: int) -> EpisodeMeta:
     settings = job.settings
     return EpisodeMeta(
-        id=f"{job.source.name}-{file_name(job.recording.key)}-{index:03d}",
+        id=f"{job.source.name}-{ascii_name(job.recording.key)}-{index:03d}",
         split=job.split,
         scene=f"{job.source.name}/{job.recording.scene}",
         domain=job.source.domain,
@@ -266,13 +266,8 @@ def _meta(job: Job, stretch: Stretch, index: int) -> EpisodeMeta:
     )
 
 
-def file_name(key: str) -> str:
-    """Make a key fit for a file name."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", key).strip("-")
-
-
 def _row_path(job: Job) -> Path:
-    return job.folder / ROWS / f"{file_name(job.recording.key)}.json"
+    return job.folder / ROWS / f"{ascii_name(job.recording.key)}.json"
 
 
 def _skipped(skip: Skip) -> Row:

@@ -34,6 +34,7 @@ from data_tools.convert.recording import (
 )
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import SPLITS
+from sfv.files import is_hidden
 
 SLOTS = 15
 """Actions that a row of the annotation file has room for."""
@@ -182,7 +183,7 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files below a folder by name; links that lead out of it are not followed."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes:
+        if path.suffix.lower() in suffixes and not is_hidden(path, folder):
             found[path.stem] = inside(folder, str(path.relative_to(folder)), "a link")
     if not found:
         raise SetupError(f"{folder}: no {' or '.join(suffixes)} file in it or below")

@@ -30,9 +30,11 @@ from data_tools.convert.recording import (
 )
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import DOMAINS, ID_PATTERN
+from sfv.files import is_hidden
 
 COLUMNS = ("video", "start", "stop", "text", "scene")
 TABLES = ("actions.csv", "actions.jsonl")
+LONGEST_NAME = 40
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
@@ -44,8 +46,10 @@ def find(root: Path, name: str, domain: str, licence: str, picture_fps: float) -
         BadInput: the table cannot be used.
     """
     need_dir(root, "the folder with the videos and the table (--root)")
-    if not re.fullmatch(ID_PATTERN, name):
-        raise SetupError(f"--name {name!r}: allowed are letters, digits, '_' and '-'")
+    if not re.fullmatch(ID_PATTERN, name) or len(name) > LONGEST_NAME:
+        raise SetupError(
+            f"--name {name!r}: allowed are letters, digits, '_' and '-', {LONGEST_NAME} at most"
+        )
     if not picture_fps > 0:
         raise SetupError(f"--picture-fps {picture_fps}: allowed are numbers above 0")
     found, skips = _annotated(root)
@@ -64,7 +68,8 @@ def find(root: Path, name: str, domain: str, licence: str, picture_fps: float) -
     for path in sorted(root.rglob("*")):
         known = str(path.relative_to(root))
         if path.suffix.lower() in VIDEO_SUFFIXES and known not in found:
-            skips.append(Skip(f"video {known}", "video without an action", fault=False))
+            reason = "hidden file" if is_hidden(path, root) else "video without an action"
+            skips.append(Skip(f"video {known}", reason, fault=False))
     return Source(
         name=name,
         domain=_domain(domain),

@@ -150,8 +150,12 @@ def inside(root: Path, name: str, what: str) -> Path:
     Raises:
         BadInput: it leads out of the root.
     """
-    path = (root / name).resolve()
-    if "\0" in name or not path.is_relative_to(root.resolve()):
+    try:
+        path = (root / name).resolve()
+        path.exists()
+    except (OSError, ValueError) as error:  # longer than a name may be, or no text a name can have
+        raise BadInput(f"path that no file can have: {what} names {name[:80]!r}") from error
+    if not path.is_relative_to(root.resolve()):
         raise BadInput(f"path outside of the data set: {what} names {name!r}")
     return path
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import submit
+from experiments.cluster import slurm
 from experiments.cluster.script import SCRIPT, render
 from experiments.cluster.site import Site
 from experiments.cluster.study import Study
@@ -67,7 +68,8 @@ def start(file: Path, launch: Launch) -> int:
         if launch.local is not None:
             return _run_here(folder, left, launch.local)
         job = submit.submit(folder / SCRIPT)
-    print(f"job {job}: {len(left)} trials, {sweep.parallel} at a time\nfolder: {folder}")
+    number = slurm.number_of(job)
+    print(f"job {number}: {len(left)} trials, {sweep.parallel} at a time\nfolder: {folder}")
     return 0
 
 

@@ -15,7 +15,7 @@ from sfv.benchmark.plan_report import write_outputs
 from sfv.benchmark.plan_rows import ENGINE_ROWS, PlanRow, RowPlayer, Stage, video_paths
 from sfv.benchmark.plan_score import Plan, by_repeat, clip_scores, episode_scores, row_scores
 from sfv.benchmark.videos import read_video
-from sfv.files import locked, write_json
+from sfv.files import locked, read_json, write_json
 from sfv.metrics.protocol import MetricValue, Passport, Row, paired_differences, report_json
 from sfv.metrics.suite_common import videos_hash
 from sfv.models.device import AUTO, find_device
@@ -258,7 +258,7 @@ def _goals(
 ) -> dict[str, list[SubGoal]]:
     """Sub-goals of every task, asked for once and kept: all rows and later calls follow the same."""
     path = out / SUB_GOALS
-    kept = json.loads(path.read_bytes()) if path.is_file() else {}
+    kept = read_json(path) if path.is_file() else {}
     for task in tasks:
         if task.id not in kept:
             goals = planner.plan(task, environment.actions)

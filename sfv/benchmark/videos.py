@@ -13,7 +13,7 @@ from sfv.benchmark.methods import PROTOCOLS, Protocol
 from sfv.benchmark.spec import Benchmark, BenchmarkError
 from sfv.data.index import ShardError
 from sfv.data.stages import decode_mp4
-from sfv.files import write_bytes
+from sfv.files import is_hidden, write_bytes
 
 Video = UInt8[Tensor, "t 3 height width"]
 
@@ -80,7 +80,7 @@ def read_videos(
         BenchmarkError: videos are missing, too many, too short, too long or of another size; says how
             many of each, and of the first one what is wrong.
     """
-    there = {path.stem for path in folder.glob("*.mp4")}
+    there = {path.stem for path in folder.glob("*.mp4") if not is_hidden(path, folder)}
     missing = [name for name in episodes if name not in there]
     extra = sorted(there - set(benchmark.episodes))
     if missing or extra:

@@ -21,7 +21,7 @@ from safetensors.numpy import load as load_table
 from safetensors.numpy import save as save_table
 
 from sfv.data.schema import DOMAINS, KINDS, SPLITS, EpisodeMeta, Kind, Split
-from sfv.files import write_bytes
+from sfv.files import regular_file, write_bytes
 
 INDEX_SCHEMA = "sfv.shards/2"
 INDEX = "index.json"
@@ -239,6 +239,8 @@ def read_bytes(where: str) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
+    if not is_remote(where):
+        regular_file(Path(where))
     with fsspec.open(where, "rb") as file:
         content: bytes = file.read()
     return content

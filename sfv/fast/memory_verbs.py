@@ -9,7 +9,7 @@ from sfv.fast.memory_algebra import MergeMethod, all_finite, difference, total
 from sfv.fast.memory_algebra import drift as drift_of
 from sfv.fast.memory_algebra import merge as merge_memories
 from sfv.fast.memory_file import SUFFIX, MemoryHeader, StoredMemory, load_memory, save_memory
-from sfv.files import write_json
+from sfv.files import is_hidden, write_json
 from sfv.models.adapter_folder import read_adapter, write_adapter
 from sfv.models.lora_math import delta_norm
 from sfv.models.temporal_lora import LoRATargets, TemporalLoRA
@@ -232,7 +232,7 @@ def _scan(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; give one that holds memories")
     rows, broken = [], {}
-    for path in sorted(folder.rglob(f"*{SUFFIX}")):
+    for path in sorted(p for p in folder.rglob(f"*{SUFFIX}") if not is_hidden(p, folder)):
         try:
             rows.append(_row(path, load_memory(path)))
         except ValueError as error:

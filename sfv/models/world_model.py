@@ -7,7 +7,6 @@ FOLDER/text.safetensors     only for text encoders that are learned here
 FOLDER/start.safetensors    only with a learned start of memories (Θ_0)
 """
 
-import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfv.diffusion.schedule import NoiseSchedule
-from sfv.files import claim_folder, replacing_parts, write_json
+from sfv.files import claim_folder, read_json, replacing_parts, write_json
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.denoiser import VideoUNet
 from sfv.models.device import find_device
@@ -223,7 +222,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / MODEL_FILE
     try:
-        description = json.loads(path.read_bytes())
+        description = read_json(path)
         form = description["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error

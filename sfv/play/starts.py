@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from sfv.files import is_hidden
 from sfv.models.world_model import WorldModel
 from sfv.training.episodes import load_episodes
 from sfv.training.rollout import read_start
@@ -76,7 +77,8 @@ def _files(start: Path) -> list[Path]:
         )
     if start.is_file():
         return [start]
-    found = [path for path in sorted(start.iterdir()) if path.suffix.lower() in SUFFIXES]
+    there = sorted(path for path in start.iterdir() if not is_hidden(path, start))
+    found = [path for path in there if path.suffix.lower() in SUFFIXES]
     if not found:
         raise ValueError(f"--start {start} holds no video or image ({', '.join(SUFFIXES)})")
     return found

@@ -8,8 +8,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from sfv.files import read_json
 from sfv.report.catalogue import METRICS, Group, format_number, grouped
 from sfv.report.curves import Curve, parse_curves
 from sfv.report.fields import field_of, mapping_of, number
@@ -78,6 +80,20 @@ def parse_report(report: Mapping[str, Any]) -> Report:
         ],
         curves=parse_curves(report.get("curves", {})),
     )
+
+
+def read_report(path: Path) -> Report:
+    """Read a `report.json`.
+
+    Raises:
+        ValueError: it is no such report; names the file and the place.
+        OSError: it cannot be read.
+    """
+    content = read_json(path)
+    try:
+        return parse_report(content)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}; it may be another tool's") from error
 
 
 def best_rows(report: Report) -> set[tuple[str, str]]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from sfv.fast.memory import Memory
 from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory, store
 from sfv.fast.rollout import Chunk, Request, Rollout
-from sfv.files import claim_folder, write_bytes, write_json
+from sfv.files import ascii_name, claim_folder, read_json, regular_file, write_bytes, write_json
 from sfv.metrics.suite_common import videos_hash
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
@@ -29,6 +29,8 @@ from sfv.training.episodes import load_episodes
 from sfv.training.generate import GenerationSettings, Row, rollout_of, settings_from
 
 MARKER = "rollout.json"
+LONGEST_NAME = 180
+"""Bytes; files end with `.chunk-0001.memory.safetensors`, and a name has 255."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class RolloutTask:
     Args:
         start: frames to begin with; None goes on where `memory` stopped.
         memory: Θ to begin with; None begins fresh.
+        told_by: where the actions come from, for errors.
     """
 
     name: str
@@ -45,6 +48,7 @@ class RolloutTask:
     actions: list[str]
     fps: float
     memory: StoredMemory | None = None
+    told_by: str = ""
 
     def key(self) -> list[Any]:
         """What tells it from another task."""
@@ -188,7 +192,10 @@ class _Writer:
 
 def _start(world: WorldModel, task: RolloutTask) -> Float[Tensor, "1 c t h w"]:
     """The latents that the first chunk follows; first of all, the actions must be known."""
-    world.text(sorted(set(task.actions)))
+    try:
+        world.text(sorted(set(task.actions)))
+    except ValueError as error:
+        raise ValueError(f"{task.told_by}: {error}") from error
     if task.start is not None:
         return world.encode(task.start)
     assert task.memory is not None
@@ -205,7 +212,9 @@ def read_actions(path: Path) -> list[str]:
 
     Raises:
         ValueError: the format is unknown, or the file holds no actions.
+        OSError: it is no regular file, or cannot be read.
     """
+    regular_file(path)
     text = path.read_text()
     match path.suffix:
         case ".txt":
@@ -233,7 +242,10 @@ def read_start(path: Path, num_frames: int) -> Float[Tensor, "1 t 3 height width
 
     Raises:
         ValueError: the file cannot be decoded, or has fewer than `num_frames` frames.
+        OSError: it is no regular file.
     """
+    if path.exists():
+        regular_file(path)
     frames = []
     try:
         with av.open(str(path)) as container:
@@ -266,7 +278,13 @@ def _tasks(
     own = start is not None or memory is not None
     if episodes is not None and not own and actions is None:
         return [
-            RolloutTask(e.meta.id, e.video[None, : world.num_context], e.actions, e.meta.fps)
+            RolloutTask(
+                e.meta.id,
+                e.video[None, : world.num_context],
+                e.actions,
+                e.meta.fps,
+                told_by=f"episode {e.meta.id} of {episodes}",
+            )
             for e in load_episodes(episodes, world, num_episodes)
         ]
     if not own or actions is None or episodes is not None:
@@ -275,17 +293,23 @@ def _tasks(
         )
     video = None if start is None else read_start(start, world.num_context)
     if memory is not None:
-        return [RolloutTask(memory.header.episode, video, read_actions(actions), fps, memory)]
-    assert start is not None
-    return [RolloutTask(start.stem, video, read_actions(actions), fps)]
+        name, known = memory.header.episode, memory
+    else:
+        assert start is not None
+        name, known = name_of(start), None
+    return [RolloutTask(name, video, read_actions(actions), fps, known, told_by=str(actions))]
+
+
+def name_of(start: Path) -> str:
+    """The file's name; a shorter one where no file could be made beside its row and chunk."""
+    num_bytes = len(start.stem.encode(errors="replace"))
+    return start.stem if num_bytes <= LONGEST_NAME else ascii_name(start.stem)
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     claim_folder(out, MARKER, "a rollout folder")
     marker = out / MARKER
-    if marker.exists() and json.loads(marker.read_text())["settings"] != json.loads(
-        json.dumps(settings)
-    ):
+    if marker.exists() and read_json(marker)["settings"] != json.loads(json.dumps(settings)):
         raise FileExistsError(
             f"{out} holds a rollout with other settings (see its {MARKER}); give another --out"
         )
@@ -295,7 +319,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 def _parse_json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 

@@ -7,12 +7,13 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 
 import sfv
 from sfv.files import claim_folder, write_bytes, write_json
 from sfv.training.checkpoints import newest_complete
+from sfv.yaml_file import parse_yaml, read_yaml
 
 CONFIG = "config.yaml"
 MACHINES = ("accelerator", "devices", "num_nodes", "strategy")
@@ -31,11 +32,13 @@ def open_run_folder(folder: Path, config: str) -> None:
     Raises:
         FileExistsError: the folder belongs to another run, or is no run folder; the message names the
             first setting that differs.
+        ValueError: the folder's config is no YAML.
     """
     claim_folder(folder, CONFIG, "a run folder")
     path = folder / CONFIG
     if path.exists():
-        difference = first_difference(_of_the_run(path.read_text()), _of_the_run(config))
+        there = _of_the_run(read_yaml(path), path)
+        difference = first_difference(there, _of_the_run(parse_yaml(config, "the settings"), path))
         if difference:
             raise FileExistsError(
                 f"{folder} belongs to another run: its config.yaml differs ({difference}). "
@@ -49,13 +52,15 @@ def open_run_folder(folder: Path, config: str) -> None:
     write_bytes(path, config.encode())
 
 
-def _of_the_run(config: str) -> str:
+def _of_the_run(content: Any, path: Path) -> str:
     """A config without what says only which machines compute, and what is measured at the end."""
-    content: Any = OmegaConf.create(config)
-    content.pop(MEASURED, None)
-    for name in MACHINES:
-        content.get("trainer", {}).pop(name, None)
-    return OmegaConf.to_yaml(_whole(OmegaConf.to_container(content)))
+    if not isinstance(content, dict) or not isinstance(content.get("trainer", {}), dict):
+        raise ValueError(f"{path} holds no settings of a run; it may be cut off")
+    left = {name: value for name, value in content.items() if name != MEASURED}
+    if "trainer" in left:
+        left["trainer"] = {k: v for k, v in left["trainer"].items() if k not in MACHINES}
+    text: str = yaml.safe_dump(_whole(left), allow_unicode=True, sort_keys=False)
+    return text
 
 
 def _whole(content: Any) -> Any:

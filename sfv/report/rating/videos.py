@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sfv.files import is_hidden
+
 ROLLOUT = "rollout.json"
 """What `sfv rollout` writes beside EPISODE-ROW.mp4; its rows are systems."""
 
@@ -67,7 +69,7 @@ def find_videos(folders: Sequence[Path]) -> list[Video]:
 
 def _of_folder(folder: Path) -> list[Video]:
     made = []
-    for path in sorted(folder.glob("*.mp4")):
+    for path in sorted(p for p in folder.glob("*.mp4") if not is_hidden(p, folder)):
         script = path.with_suffix(".txt")
         lines = script.read_text().splitlines() if script.is_file() else []
         actions = [line.strip() for line in lines if line.strip()]
