@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import yaml
 
+from sfv.texts import read_text
+
 from experiments.cluster.measured import Value, read_report
 
 STATUSES = ("needs GPUs", "not reproducible")
@@ -189,7 +191,7 @@ def _check_row(name: str, row: Row, columns: Mapping[str, Column]) -> None:
 
 
 def _content(path: Path, kind: type) -> Any:
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(read_text(path))
     if not isinstance(content, kind):
         raise ValueError(f"it holds {type(content).__name__}, wanted is {kind.__name__}")
     return content

@@ -18,6 +18,7 @@ import yaml
 from jaxtyping import UInt8
 
 from sfv.data.schema import EpisodeMeta
+from sfv.texts import read_text
 
 SPECS = Path(__file__).parent / "specs"
 _NOT_NEEDED = ("episodes", "source", "objects")
@@ -272,9 +273,9 @@ def check_complete(benchmark: Benchmark, found: set[str], where: str) -> None:
 
 def _read(path: Path, manifest: Path) -> Benchmark:
     try:
-        given = yaml.safe_load(path.read_text())
+        given = yaml.safe_load(read_text(path))
         parts = {name: Part(**part) for name, part in given.pop("parts").items()}
-        known = json.loads(manifest.read_text())["episodes"] if manifest.is_file() else {}
+        known = json.loads(read_text(manifest))["episodes"] if manifest.is_file() else {}
         episodes = {name: KnownEpisode(**fields_) for name, fields_ in known.items()}
         benchmark = Benchmark(**given, parts=parts, episodes=episodes, source=path)
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
