@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 import yaml
 
-from sfv.texts import read_text
-
 from experiments.cluster.measured import Value, read_report
+from sfv.texts import read_text
 
 STATUSES = ("needs GPUs", "not reproducible")
 Kind = Literal["ratio", "share", "order"]

@@ -1,4 +1,4 @@
-"""Text that others wrote: read in one way everywhere, matched by name, printed without effect on a terminal."""
+"""Text that others wrote: read in one way, matched by name, printed so that no terminal obeys it."""
 
 import unicodedata
 from collections.abc import Iterable

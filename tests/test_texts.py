@@ -56,4 +56,6 @@ def test_a_file_is_found_in_either_form(tmp_path):
 )
 def test_a_terminal_obeys_nothing_in_a_name(name, shown):
     assert printable(name) == shown
-    assert printable(f"{name}\u2028", keep="\u2028") == shown.replace("\\u2028", "\u2028") + "\u2028"
+    assert (
+        printable(f"{name}\u2028", keep="\u2028") == shown.replace("\\u2028", "\u2028") + "\u2028"
+    )

@@ -60,7 +60,7 @@ def add_common(
         type=Path,
         metavar="JSON",
         help='{"train": [SCENE, ...], "val": [...], "test": [...]}; a scene may be a pattern '
-        '(P0?), and its very name goes before patterns',
+        "(P0?), and its very name goes before patterns",
     )
     p.add_argument("--fps", type=int, default=8, help="frames a second of the episodes")
     p.add_argument("--size", default="64", metavar="H[xW]", help="frame height and width, pixels")

@@ -46,7 +46,7 @@ def test_inspect_says_what_a_memory_is(folder, capsys, tmp_path):
     assert "episode     walk" in text
     assert "num_chunks  2" in text
     assert "resumes     at chunk 3" in text
-    assert "all finite" in text
+    assert "checksum    fits" in text
     written = json.loads((tmp_path / "x.json").read_text())
     assert written["drift"] == pytest.approx(sum(v**2 for v in written["layers"].values()) ** 0.5)
     assert len(written["layers"]) == 60
