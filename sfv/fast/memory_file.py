@@ -2,8 +2,8 @@
 
 One safetensors file, whole or absent, with a checksum. `unet.….lora_A.weight` and `lora_B.weight` are Θ,
 named as PEFT names an adapter of the denoiser; `extra.…` are the optimiser's state, the newest frames, the
-pairs that a rule replays and the one that the guard watches. Random streams need nothing kept: (seed, episode, number of
-chunks) is the position in all of them.
+pairs that a rule replays and the one that the guard watches. Random streams need nothing kept: (seed,
+episode, number of chunks) is the position in all of them.
 """
 
 import hashlib

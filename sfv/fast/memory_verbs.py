@@ -10,7 +10,7 @@ from sfv.fast.memory_algebra import drift as drift_of
 from sfv.fast.memory_algebra import merge as merge_memories
 from sfv.fast.memory_file import SUFFIX, MemoryHeader, StoredMemory, load_memory, save_memory
 from sfv.files import write_json
-from sfv.models.adapter_folder import read_adapter, write_adapter
+from sfv.models.adapter_folder import check_layers, moves_nothing, read_adapter, write_adapter
 from sfv.models.lora_math import delta_norm
 from sfv.models.temporal_lora import LoRATargets, TemporalLoRA
 from sfv.models.world_model import WorldModel
@@ -179,7 +179,7 @@ def import_adapter(
     """Make a memory of an adapter that PEFT wrote for this model's U-Net.
 
     Args:
-        adapter: folder with adapter_config.json.
+        adapter: folder with adapter_config.json, of a plain LoRA: one rank, one alpha, no changed base.
         model: folder of the world model that it belongs to.
         out: the new memory; must not exist.
         targets: the layers that it adapts; must be all of them.
@@ -187,13 +187,17 @@ def import_adapter(
     _check_new(out)
     state, r, alpha = read_adapter(adapter)
     world = WorldModel.load(model)
+    check_layers(adapter, state, world.denoiser, targets)
     with TemporalLoRA(world.denoiser, r, alpha, targets) as lora:
         weights = lora.state(lora.theta(state))
     origin = f"imported from {adapter.name}"
     save_memory(
         out, StoredMemory(MemoryHeader(world.fingerprint(), out.stem, 0, r, alpha, origin), weights)
     )
-    print(f"{out}: rank {r}, {len(weights) // 2} layers, base {world.fingerprint()}")
+    made = f"{out}: rank {r}, {len(weights) // 2} layers, base {world.fingerprint()}"
+    print(printable(made))
+    if moves_nothing(state, alpha):
+        print("this adapter moves nothing: its update is zero in every layer. Was it trained?")
 
 
 VERBS: dict[str, Callable[..., None]] = {
