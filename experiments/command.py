@@ -6,6 +6,8 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
+from sfv.texts import printable
+
 
 def run_command(name: str, function: Callable[..., Any], args: Sequence[str] | None = None) -> int:
     """Call `function` with what the command line says.
@@ -21,6 +23,6 @@ def run_command(name: str, function: Callable[..., Any], args: Sequence[str] | N
     try:
         auto_cli(function, args=args, as_positional=False, prog=f"python -m {name}")
     except (ValueError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     return 0

@@ -16,6 +16,7 @@ from experiments.cluster import slurm
 from experiments.cluster.script import SCRIPT, Resources, render
 from experiments.cluster.site import Site, load_site
 from sfv.files import write_bytes, write_json
+from sfv.texts import printable
 
 FIT = "fit.yaml"
 JOB = "job.json"
@@ -154,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return subprocess.run(["bash", str(script)], check=False).returncode
         job = submit(script)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     print(f"job {job}\nfolder: {run.folder}\nlog: {run.folder / f'slurm-{job}.out'}")
     return 0
