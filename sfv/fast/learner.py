@@ -156,7 +156,8 @@ class FastLearner:
             ValueError: they differ.
         """
         kept = memory.history[:1] if self.rule.replays else []
-        if memory.first is not None and self.settings.guard is not None:
+        watches = self.settings.guard is not None and self.settings.probe_draws > 0
+        if watches and memory.first is not None:
             kept = [*kept, memory.first.latents]
         for pair in kept:
             if tuple(pair.shape[1:]) != expected:

@@ -155,5 +155,5 @@ def test_tables_of_other_systems_are_read(tmp_path: Path) -> None:
     assert folder.main(arguments) == 0
     ((meta, _),) = episodes(tmp_path / "out").values()
     assert meta.split == "test" and meta.scene == "mine/ro[o]m"
-    assert set(texts(meta)) == {"look\x0bat it"}
+    assert set(texts(meta)) == {"look at it"}
     assert summary(tmp_path / "out")["inputs"]["found"] == 1, "the film counts once"
