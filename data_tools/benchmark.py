@@ -36,6 +36,7 @@ from sfv.benchmark.spec import (
 )
 from sfv.data.stages import decode_mp4
 from sfv.files import claim_folder, write_bytes, write_json
+from sfv.texts import printable
 
 COLLECTED, RENAMED = "collected", "episodes"
 
@@ -156,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
         benchmark = find_benchmark(args.benchmark)
         count = make(benchmark, args.out, args.workers)
     except (*USER_ERRORS, MissingEngine) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     how = "hashes agree" if benchmark.episodes else f"hashes recorded in {args.out / MANIFEST}"
     print(f"{benchmark.label}: {count} episodes in {args.out}, {how}")

@@ -6,6 +6,7 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
+from sfv.texts import printable
 from sfv.yaml_file import guard_flags
 
 
@@ -24,6 +25,6 @@ def run_command(name: str, function: Callable[..., Any], args: Sequence[str] | N
         guard_flags(sys.argv[1:] if args is None else args)
         auto_cli(function, args=args, as_positional=False, prog=f"python -m {name}")
     except (ValueError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     return 0

@@ -16,6 +16,7 @@ from sfv.extras import require
 from sfv.files import write_bytes
 from sfv.report.board import write_layout
 from sfv.report.rows import differing_settings
+from sfv.texts import printable
 
 COST = "device hours"
 LEVEL = 0.95
@@ -170,9 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     try:
         require("cluster", "comparisons", "scipy")
-        print(compare(args.runs, args.out, args.metric))
+        print(printable(compare(args.runs, args.out, args.metric), keep="\n"))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     print(f"written: {args.out / 'compare.html'}, compare.png, compare.txt")
     return 0

@@ -25,6 +25,7 @@ from experiments.ledger_files import (
     load_targets,
 )
 from sfv.files import write_bytes
+from sfv.texts import printable
 
 ROOT = Path(__file__).parents[1]
 CLAIMS = ROOT / "experiments" / "claims"
@@ -252,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(known != text)
         write_bytes(args.out, text.encode())
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     print(f"written: {args.out}")
     return 0

@@ -15,6 +15,7 @@ from experiments.cluster import slurm
 from experiments.cluster.script import SCRIPT, Resources, render
 from experiments.cluster.site import Site, load_site
 from sfv.files import read_json, write_bytes, write_json
+from sfv.texts import printable
 
 FIT = "fit.yaml"
 JOB = "job.json"
@@ -188,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return subprocess.run(["bash", str(script)], check=False).returncode
         job = submit(script)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     number = slurm.number_of(job)
     print(f"job {number}\nfolder: {run.folder}\nlog: {run.folder / f'slurm-{number}.out'}")

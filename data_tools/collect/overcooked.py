@@ -35,6 +35,7 @@ from data_tools.language import Language, in_words
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
 from sfv.files import is_hidden
 from sfv.rng import seed_of
+from sfv.texts import read_text
 
 VERSION = "1"
 VAL_EVERY = 6
@@ -177,7 +178,7 @@ def spans(found: Sequence[Segment], frames: int) -> list[tuple[int, int]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    game = json.loads(path.read_text())
+    game = json.loads(read_text(path))
     if not isinstance(game, dict) or "states" not in game:
         raise SchemaError(f"{path}: is no exported game; export the games again")
     return game

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from data_tools.files import settings_hash
 from sfv.data.schema import SPLITS, SchemaError, from_json
 from sfv.files import is_hidden, read_json, write_bytes
+from sfv.texts import printable
 
 SUMMARY = "summary.json"
 _ROW = ("id", "kept", "skipped")
@@ -319,7 +320,7 @@ def run_command(recipe_of: Callable[[argparse.Namespace], Recipe], args: argpars
         recipe = recipe_of(args)
         summary = collect(recipe, args.out, args.episodes, args.workers, args.resume)
     except (SchemaError, MissingEngine, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     print(json.dumps({k: v for k, v in summary.items() if k != recipe.noun}, indent=1))
     return 0 if summary["episodes"]["kept"] == args.episodes else 1

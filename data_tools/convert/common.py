@@ -31,6 +31,7 @@ from data_tools.convert.timeline import Layout, Stretch, lay_out
 from data_tools.files import encode_mp4, write_episode
 from sfv.data.schema import SPLITS, Encoding, EpisodeMeta, Provenance, SchemaError, Split, to_json
 from sfv.files import ascii_name, is_hidden, write_json
+from sfv.texts import printable
 
 SUMMARY = "summary.json"
 ROWS = ".inputs"
@@ -109,9 +110,8 @@ def run(
 
 def finish(summary: dict[str, Any]) -> int:
     """Print a summary; 1 when an input was broken or nothing was kept."""
-    print(
-        json.dumps({k: v for k, v in summary.items() if k != "rows"}, indent=1, ensure_ascii=False)
-    )
+    shown = {name: part for name, part in summary.items() if name != "rows"}
+    print(printable(json.dumps(shown, indent=1, ensure_ascii=False), keep="\n"))
     return 1 if summary["inputs"]["broken"] or not summary["episodes"]["kept"] else 0
 
 
@@ -120,7 +120,7 @@ def main(convert: Callable[[argparse.Namespace], dict[str, Any]], args: argparse
     try:
         return finish(convert(args))
     except (SetupError, BadInput, SchemaError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
 
 

@@ -170,12 +170,13 @@ def _official_splits(lists: Path | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for split in SPLITS:
         try:
-            lines = read_text(lists / f"{split}.txt").split()
+            lines = read_text(lists / f"{split}.txt").split("\n")
         except BadInput as error:
             raise SetupError(
                 f"--lists: {error}; needed are train.txt, val.txt, test.txt"
             ) from error
-        found |= {line.partition("_")[2] or line: split for line in lines}
+        names = [line.strip() for line in lines if line.strip()]
+        found |= {name.partition("_")[2] or name: split for name in names}
     return found
 
 

@@ -31,6 +31,7 @@ from data_tools.convert.recording import (
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import DOMAINS, ID_PATTERN
 from sfv.files import is_hidden
+from sfv.texts import same_form
 
 COLUMNS = ("video", "start", "stop", "text", "scene")
 TABLES = ("actions.csv", "actions.jsonl")
@@ -66,7 +67,7 @@ def find(root: Path, name: str, domain: str, licence: str, picture_fps: float) -
         key = video if path.is_dir() else str(Path(video).with_suffix(""))
         recordings.append(Recording(key, scene, path, picture_fps=fps, payload=tuple(spans)))
     for path in sorted(root.rglob("*")):
-        known = str(path.relative_to(root))
+        known = same_form(str(path.relative_to(root)))
         if path.suffix.lower() in VIDEO_SUFFIXES and known not in found:
             reason = "hidden file" if is_hidden(path, root) else "video without an action"
             skips.append(Skip(f"video {known}", reason, fault=False))
@@ -119,11 +120,11 @@ def _rows(root: Path) -> list[dict[str, Any]]:
 
 
 def _text(row: dict[str, Any], name: str, index: int) -> str:
-    """Read a text; a scene may be empty here, which is an error later, with a hint."""
+    """Read a text in the form that names are compared in; an empty scene is an error later, with a hint."""
     value = row.get(name, "" if name == "scene" else None)
     if not isinstance(value, str) or (name != "scene" and not value.strip()):
         raise BadInput(f"{name!r} is no text: row {index} has {value!r}")
-    return value.strip()
+    return same_form(value.strip())
 
 
 def _span(row: dict[str, Any], index: int) -> Span:

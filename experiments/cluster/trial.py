@@ -14,6 +14,7 @@ from typing import Any
 
 from experiments.cluster.sweep_file import Sweep, flags, load_sweep
 from sfv.files import read_json, write_json
+from sfv.texts import printable
 from sfv.training import signals
 
 SWEEP = "sweep.yaml"
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             steps[step](Path(folder), *map(int, numbers))
         except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
             return 2
     return 0
 

@@ -26,6 +26,7 @@ from sfv.planning.inverse_dynamics import InverseDynamics, InverseReader
 from sfv.planning.sub_goals import Script, SubGoalPlanner
 from sfv.planning.tasks import SubGoal, Task, TaskSet, check_sub_goals, load_tasks, sub_goal_from
 from sfv.report.table import format_table
+from sfv.texts import printable
 from sfv.training.generate import GenerationSettings
 from sfv.training.run_folder import open_run_folder
 
@@ -286,7 +287,7 @@ def _play(
 
         player = RowPlayer(out / "rows", stage, shared, advance)
         for row in rows:
-            bar.set_postfix_str(row.name)
+            bar.set_postfix_str(printable(row.name))
             plans[row.name] = player.play_row(row, tasks, goals)
     return plans
 

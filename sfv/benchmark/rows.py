@@ -9,6 +9,7 @@ from sfv.benchmark.spec import BenchmarkError
 from sfv.benchmark.videos import protocols_in
 from sfv.benchmark.walks import Walk
 from sfv.models.world_model import WorldModel
+from sfv.texts import printable
 from sfv.training.generate import GenerationSettings
 from sfv.training.generate import check_episode as check_cut
 from sfv.training.way_back import partner
@@ -85,7 +86,7 @@ def checked(
         if fault and not drop:
             raise ValueError(fault)
         if fault:
-            print(f"row {task.name} is left out: {fault}")
+            print(printable(f"row {task.name} is left out: {fault}"))
         else:
             able.append(task)
     return able

@@ -205,7 +205,7 @@ def find_shards(where: str | Path) -> ShardIndex:
     """
     root, names = str(where), None
     if root.endswith(".tar"):
-        chosen = webdataset.shardlists.expand_urls(root)
+        chosen = [root] if Path(root).is_file() else webdataset.shardlists.expand_urls(root)
         root = chosen[0].rpartition("/")[0] or "."
         names = [url.rpartition("/")[2] for url in chosen]
     index = _read_index(root)

@@ -5,6 +5,7 @@ from typing import Any
 
 from sfv.report.catalogue import Metric, format_number
 from sfv.report.rows import Cell, Row, best_rows, format_interval, parse_report
+from sfv.texts import printable
 
 NOT_MEASURED = Cell(None)
 
@@ -43,7 +44,7 @@ def format_table(report: Mapping[str, Any]) -> str:
             group = group_of[metric.name]
             lines.append(f"{group.title}: {group.meaning}".removesuffix(": "))
         lines.append(line)
-    return "\n".join([*lines, "", *_legend(bool(best))])
+    return printable("\n".join([*lines, "", *_legend(bool(best))]), keep="\n")
 
 
 def _heading(metric: Metric) -> str:

@@ -25,6 +25,7 @@ from sfv.models.model_folder import REFERENCE, find_example
 from sfv.models.weight_files import hash_tensors
 from sfv.models.world_model import WorldModel
 from sfv.report.video import encode_mp4, to_frames
+from sfv.texts import printable, read_text
 from sfv.training.episodes import load_episodes
 from sfv.training.generate import GenerationSettings, Row, rollout_of, settings_from
 
@@ -126,10 +127,10 @@ def rollout(
                 writer = _Writer(out, row, world, base, generation, memory_every, roller)
                 for first in range(0, len(tasks), at_once):
                     group = slice(first, first + at_once)
-                    bar.set_postfix_str(f"{tasks[first].name} {row}")
+                    bar.set_postfix_str(f"{printable(tasks[first].name)} {row}")
                     results |= writer.write(tasks[group], starts[group], lambda: bar.update())
     write_json(out / MARKER, {"settings": settings, "videos": results})
-    print(f"{len(results)} videos in {out}")
+    print(f"{len(results)} videos in {printable(out)}")
 
 
 @dataclass(frozen=True)
@@ -214,16 +215,16 @@ def read_actions(path: Path) -> list[str]:
         ValueError: the format is unknown, or the file holds no actions.
         OSError: it is no regular file, or cannot be read.
     """
-    regular_file(path)
-    text = path.read_text()
+    text = read_text(path)
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     match path.suffix:
         case ".txt":
-            actions: Any = [line.strip() for line in text.splitlines() if line.strip()]
+            actions: Any = lines
         case ".json":
             actions = _parse_json(path, text)
         case ".jsonl":
-            lines = [_parse_json(path, line) for line in text.splitlines() if line.strip()]
-            actions = [line.get("text") if isinstance(line, dict) else None for line in lines]
+            rows = [_parse_json(path, line) for line in lines]
+            actions = [row.get("text") if isinstance(row, dict) else None for row in rows]
         case _:
             raise ValueError(
                 f"{path} has the unknown format {path.suffix!r}; allowed: .txt (one action a line), "

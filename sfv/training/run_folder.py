@@ -77,7 +77,7 @@ def _whole(content: Any) -> Any:
 
 def first_difference(old: str, new: str) -> str:
     """Name the first line in which two configs differ; empty when they are equal."""
-    old_lines, new_lines = old.splitlines(), new.splitlines()
+    old_lines, new_lines = old.split("\n"), new.split("\n")
     for before, after in zip(old_lines, new_lines, strict=False):
         if before != after:
             return f"`{before.strip()}` there, `{after.strip()}` now"

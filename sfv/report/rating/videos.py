@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sfv.files import is_hidden
+from sfv.texts import find_file, read_lines, same_form
 
 ROLLOUT = "rollout.json"
 """What `sfv rollout` writes beside EPISODE-ROW.mp4; its rows are systems."""
@@ -71,9 +72,9 @@ def _of_folder(folder: Path) -> list[Video]:
     made = []
     for path in sorted(p for p in folder.glob("*.mp4") if not is_hidden(p, folder)):
         script = path.with_suffix(".txt")
-        lines = script.read_text().splitlines() if script.is_file() else []
+        lines = read_lines(script) if script.is_file() else []
         actions = [line.strip() for line in lines if line.strip()]
-        made.append(Video(folder.resolve().name, path.stem, path, _hash(path), actions))
+        made.append(Video(folder.resolve().name, same_form(path.stem), path, _hash(path), actions))
     return made
 
 
@@ -83,10 +84,10 @@ def _of_rollout(folder: Path) -> list[Video]:
     made = []
     for row in content["rows"]:
         for name, _, _, actions in content["tasks"]:
-            path = folder / f"{name}-{row}.mp4"
+            path = find_file(folder, f"{name}-{row}.mp4")
             if path.is_file():
                 system = f"{folder.resolve().name}/{row}"
-                made.append(Video(system, name, path, _hash(path), list(actions)))
+                made.append(Video(system, same_form(name), path, _hash(path), list(actions)))
     return made
 
 

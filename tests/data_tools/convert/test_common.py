@@ -93,7 +93,8 @@ def test_the_split_file_gives_scenes_to_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ('{"train": ["yard"], "test": ["*"]}', "scene 'yard' stands in .*give it to one split"),
+        ('{"train": ["yard"], "test": ["yard"]}', "scene 'yard' stands in .*give it to one split"),
+        ('{"train": ["y*"], "test": ["*"]}', "scene 'yard' stands in .*give it to one split"),
         ('{"dev": ["yard"]}', "lists of scenes under some"),
         ('{"train": "yard"}', "lists of scenes"),
         ("train: yard", "not JSON"),

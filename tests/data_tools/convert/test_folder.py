@@ -180,3 +180,20 @@ def test_hidden_pictures_are_no_frames(tmp_path: Path) -> None:
     assert call(tmp_path / "in", tmp_path / "out", *options) == 0
     ((_, frames),) = episodes(tmp_path / "out").values()
     assert numbers(frames) == [0, 2, 4, 6, 8, 10]
+
+
+def test_tables_of_other_systems_are_read(tmp_path: Path) -> None:
+    """A byte order mark, \\r\\n, a vertical tab in a cell, and names that macOS wrote in pieces."""
+    write_film(tmp_path / "in" / "cafe\u0301 [1].mp4", 40, fps=10)
+    table = "video,start,stop,text,scene\r\ncaf\u00e9 [1].mp4,0,4,look\x0bat it,ro[o]m\r\n"
+    (tmp_path / "in" / "actions.csv").write_bytes(table.encode("utf-8-sig"))
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps({"test": ["ro[o]m"], "train": ["*"]}))
+    arguments = ["--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--name", "mine",
+                 "--domain", "human", "--licence", "CC0-1.0", "--size", "16", "--fps", "5",
+                 "--chunk-frames", "5", "--split-file", str(splits)]  # fmt: skip
+    assert folder.main(arguments) == 0
+    ((meta, _),) = episodes(tmp_path / "out").values()
+    assert meta.split == "test" and meta.scene == "mine/ro[o]m"
+    assert set(texts(meta)) == {"look at it"}
+    assert summary(tmp_path / "out")["inputs"]["found"] == 1, "the film counts once"
