@@ -1,6 +1,6 @@
 """Files that are whole or absent: written under a temporary name, then renamed.
 
-What is being written lies beside its place in a folder `.NAME.RANDOM.tmp`. Its writer holds a lock in there,
+What is being written lies beside its place in a folder `.NAME.RANDOM.tmp`. Its writer holds a lock there,
 which ends with the process, so that leftovers of a dead writer can be told from work in progress.
 """
 
@@ -22,6 +22,8 @@ from typing import Any, BinaryIO
 
 LOCK = ".lock"
 """A file that is there while a process uses its folder."""
+
+WAIT = "wait for it, or give another output folder"
 
 _TEMPORARY = ".tmp"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -266,7 +268,7 @@ def claimed(folder: Path, marker: str, what: str) -> Iterator[None]:
         FileExistsError: the folder holds something else, or another process has it.
     """
     claim_folder(folder, marker, what)
-    with locked(folder, "wait for it, or give another output folder"):
+    with locked(folder, WAIT):
         yield
 
 
