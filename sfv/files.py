@@ -125,7 +125,7 @@ def _workspace(path: Path) -> Iterator[Path]:
         begun.mkdir()
         with (begun / LOCK).open("w") as lock:
             _try_lock(lock.fileno())
-            begun.replace(work)
+            begun.rename(work)
             yield work / "content"
             shutil.rmtree(work)
 

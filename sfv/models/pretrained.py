@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
 from sfv.diffusion.schedule import NoiseSchedule
+from sfv.models.weight_files import check_finite
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -126,7 +127,7 @@ def load_whole(kind: Any, folder: Path, **options: bool) -> Any:
         options: arguments of the model's constructor.
 
     Raises:
-        ValueError: a file is truncated, or the weights do not fit the configuration.
+        ValueError: a file is truncated, the weights do not fit the configuration, or one is not finite.
     """
     try:
         model, info = kind.from_pretrained(
@@ -144,4 +145,5 @@ def load_whole(kind: Any, folder: Path, **options: bool) -> Any:
             f"{folder} lacks {len(wrong)} weights of a {kind.__name__} (first: {wrong[0]}): it was "
             "not copied whole, or config.json belongs to other weights. Copy the folder again"
         )
+    check_finite(model.state_dict(), f"{folder} cannot be used")
     return model
