@@ -72,7 +72,7 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
             wrong = int((~tensor.isfinite()).sum())
             raise ValueError(
                 f"{what}: {wrong} of {tensor.numel()} numbers of {name} are NaN or infinite, so training "
-                "diverged or the file is damaged; use weights from before that"
+                "has diverged (lower its learning rate) or the file is damaged; use weights of before"
             )
 
 

@@ -114,7 +114,8 @@ class FencedCheckpointIO(TorchCheckpointIO):
         assert storage_options is None
         path = Path(path)
         self.check()
-        check_numbers(checkpoint, f"checkpoint {path} is not written")
+        step = checkpoint.get("global_step")
+        check_numbers(checkpoint, f"checkpoint {path} of slow step {step} is not written")
         with replacing(path) as temporary:
             with temporary.open("wb") as file:
                 _save(checkpoint, file)

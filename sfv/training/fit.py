@@ -256,8 +256,9 @@ def train(
     preemption = Preemption(out / "checkpoints" / "newest.ckpt")
     newest = newest_checkpoint(out)
     resume = None if newest is None else str(newest)
-    own = [ShareAttempt(fence, out), FiniteLoss(), AverageAtEnd(), preemption]
-    trainer.callbacks.extend(own)  # type: ignore[attr-defined]
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:0] = [ShareAttempt(fence, out), FiniteLoss()]  # before anything is saved
+    callbacks += [AverageAtEnd(), preemption]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             log_hparams(logger, settings, {"val/loss": float("nan")})

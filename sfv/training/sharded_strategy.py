@@ -105,7 +105,8 @@ class ShardedStrategy(ModelParallelStrategy):
         tensors |= flat_names(AVERAGE, checkpoint.pop(AVERAGE, {}))
         for idx, state in enumerate(states):
             tensors |= flat_optimizer(idx, state)
-        self._together(lambda: check_numbers(tensors, f"checkpoint {path} is not written"))
+        what = f"checkpoint {path} of slow step {checkpoint.get('global_step')} is not written"
+        self._together(lambda: check_numbers(tensors, what))
         checkpoint[GROUPS] = [state["param_groups"] for state in states]
         number = 0 if attempt is None else attempt.number
         part = Path(self.broadcast(str(make_room(path, number)) if self.is_global_zero else ""))
