@@ -93,6 +93,6 @@ def _check_made(name: Name, latents: Float[Tensor, "c g h w"]) -> None:
         episode, chunk = name
         raise ValueError(
             f"chunk {chunk + 1} of {episode} came out as NaN or infinite: the start, the weights or what "
-            "the memory has learned are out of range; give another start, a smaller fast learning rate, or a "
-            "model from before its training diverged"
+            "the memory has learned are out of range; give another start, a smaller fast learning rate, or "
+            "a model from before its training diverged"
         )

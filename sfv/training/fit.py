@@ -88,7 +88,7 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         "--checkpoint_every",
         type=PositiveInt,
         default=100,
-        help="slow steps between two checkpoints; the newest is kept",
+        help="slow steps between two checkpoints; the newest and the one before are kept",
     )
     parser.link_arguments("out", "trainer.default_root_dir")
     parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
