@@ -35,7 +35,7 @@ from sfv.benchmark.spec import (
     part_of,
 )
 from sfv.data.stages import decode_mp4
-from sfv.files import claim_folder, write_bytes, write_json
+from sfv.files import claimed, write_bytes, write_json
 from sfv.texts import printable
 
 COLLECTED, RENAMED = "collected", "episodes"
@@ -57,7 +57,11 @@ def make(benchmark: Benchmark, out: Path, workers: int = 2) -> int:
         SchemaError: a collector refuses the definition, or the folder holds other episodes.
         MissingEngine: the simulator is not installed.
     """
-    claim_folder(out, DEFINITION, "a benchmark")
+    with claimed(out, DEFINITION, "a benchmark"):
+        return _make(benchmark, out, workers)
+
+
+def _make(benchmark: Benchmark, out: Path, workers: int) -> int:
     if (out / MANIFEST).exists() and (out / benchmark.split).is_dir():
         if find_benchmark(str(out)).episodes == (benchmark.episodes or None):
             print(f"{out} holds {benchmark.label} already")

@@ -115,7 +115,6 @@ def place_video(source: Path, target: Path) -> None:
     Videos are replaced and never written into, so a shared file is as good as a copy.
     """
     with replacing(target) as temporary:
-        temporary.unlink()
         try:
             os.link(source, temporary)
         except OSError:

@@ -28,7 +28,7 @@ from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
 from sfv.fast.rollout import Rollout
 from sfv.fast.settings import FastSettings
-from sfv.files import claim_folder, read_json, write_bytes, write_json
+from sfv.files import claimed, read_json, write_bytes, write_json
 from sfv.metrics.frame import lpips, psnr
 from sfv.metrics.protocol import Passport, Row, mean_value, paired_difference, report_json
 from sfv.metrics.scene_revisit import AlexNetFeatures, video_revisit_similarity
@@ -106,25 +106,29 @@ def ablation(
             f"rows are {sorted(rows)}, against {against!r}, seeds {seeds}, num_back {num_back}; allowed: a "
             f"row named {BASE!r} and one to compare with, at least one seed, num_back >= 1"
         )
-    claim_folder(out, MARKER, "an ablation folder")
-    world = WorldModel.load(model, device)
-    walks = [walk for walk in load_episodes(episodes, world, num_episodes) if walk.meta.revisits]
-    bench = Bench(world, walks, num_back, sampler, precision, videos_at_once)
-    settings = bench.settings() | {"seeds": seeds}
-    write_json(out / MARKER, settings | {"rows": {name: asdict(row) for name, row in rows.items()}})
-    scores: dict[str, list[Scores]] = {name: [] for name in rows}
-    with tqdm(total=len(rows) * len(seeds), desc="ablation", unit="row") as bar:
-        for seed in seeds:
-            for name, variant in rows.items():
-                bar.set_postfix_str(f"{name}, seed {seed}")
-                of_row = bench.with_model(variant.model, seed)
-                scores[name].append(_kept(out / "rows", name, of_row, variant, seed))
-                bar.update()
-    table = summary(scores, bench.passports())
-    write_json(out / "report.json", report_json(table, settings))
-    text = markdown(table, scores, against)
-    write_bytes(out / "table.md", text.encode())
-    print(text)
+    with claimed(out, MARKER, "an ablation folder"):
+        world = WorldModel.load(model, device)
+        walks = [
+            walk for walk in load_episodes(episodes, world, num_episodes) if walk.meta.revisits
+        ]
+        bench = Bench(world, walks, num_back, sampler, precision, videos_at_once)
+        settings = bench.settings() | {"seeds": seeds}
+        write_json(
+            out / MARKER, settings | {"rows": {name: asdict(row) for name, row in rows.items()}}
+        )
+        scores: dict[str, list[Scores]] = {name: [] for name in rows}
+        with tqdm(total=len(rows) * len(seeds), desc="ablation", unit="row") as bar:
+            for seed in seeds:
+                for name, variant in rows.items():
+                    bar.set_postfix_str(f"{name}, seed {seed}")
+                    of_row = bench.with_model(variant.model, seed)
+                    scores[name].append(_kept(out / "rows", name, of_row, variant, seed))
+                    bar.update()
+        table = summary(scores, bench.passports())
+        write_json(out / "report.json", report_json(table, settings))
+        text = markdown(table, scores, against)
+        write_bytes(out / "table.md", text.encode())
+        print(text)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data_tools.files import settings_hash
 from sfv.data.schema import SPLITS, SchemaError, from_json
-from sfv.files import is_hidden, read_json, write_bytes
+from sfv.files import WAIT, is_hidden, locked, read_json, write_bytes
 from sfv.texts import printable
 
 SUMMARY = "summary.json"
@@ -138,12 +138,19 @@ def collect(
     Raises:
         SchemaError: the folder holds other episodes, or a count is below 1.
         MissingEngine: the simulator is not installed.
-        OSError: a worker died, or the folder cannot be written.
+        OSError: a worker died, another process collects there, or the folder cannot be written.
     """
     if episodes < 1 or workers < 1:
         raise SchemaError(f"--episodes {episodes} --workers {workers}: both have to be at least 1")
     recipe.require()
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, WAIT):
+        return _collect(recipe, folder, episodes, workers, resume)
+
+
+def _collect(
+    recipe: Recipe, folder: Path, episodes: int, workers: int, resume: bool
+) -> dict[str, Any]:
     before = _finished(recipe, folder, episodes, resume)
     left = [index for index in range(episodes) if recipe.episode_id(index) not in before]
     jobs = _jobs(recipe, left, 1 if workers == 1 else recipe.jobs_per_worker * workers)

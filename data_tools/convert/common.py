@@ -30,7 +30,7 @@ from data_tools.convert.recording import (
 from data_tools.convert.timeline import Layout, Stretch, lay_out
 from data_tools.files import encode_mp4, write_episode
 from sfv.data.schema import SPLITS, Encoding, EpisodeMeta, Provenance, SchemaError, Split, to_json
-from sfv.files import ascii_name, is_hidden, write_json
+from sfv.files import WAIT, ascii_name, is_hidden, locked, write_json
 from sfv.texts import printable
 
 SUMMARY = "summary.json"
@@ -88,6 +88,7 @@ def run(
 
     Raises:
         SetupError: see `read_settings`, `read_splits`, `split_of`; or `args.out` holds other episodes.
+        FileExistsError: another process converts there.
     """
     settings = read_settings(args, tool, {"source": source.name, **source.settings})
     _check_keys(source)
@@ -97,6 +98,13 @@ def run(
     for recording, split in _assigned(source, read_splits(args, splits), rows):
         jobs.append(Job(recording, split, bare, settings, read_details, args.out))
     args.out.mkdir(parents=True, exist_ok=True)
+    with locked(args.out, WAIT):
+        return _run(args, source, jobs, rows, settings)
+
+
+def _run(
+    args: argparse.Namespace, source: Source, jobs: list[Job], rows: list[Row], settings: Settings
+) -> dict[str, Any]:
     before = _finished(jobs, args.out, settings, args.resume)
     left = [job for job in jobs if job.recording.key not in before]
     with tqdm(total=len(jobs), initial=len(before), desc=source.name, unit="input") as bar:

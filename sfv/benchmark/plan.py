@@ -15,7 +15,7 @@ from sfv.benchmark.plan_report import write_outputs
 from sfv.benchmark.plan_rows import ENGINE_ROWS, PlanRow, RowPlayer, Stage, video_paths
 from sfv.benchmark.plan_score import Plan, by_repeat, clip_scores, episode_scores, row_scores
 from sfv.benchmark.videos import read_video
-from sfv.files import locked, read_json, write_json
+from sfv.files import WAIT, locked, read_json, write_json
 from sfv.metrics.protocol import MetricValue, Passport, Row, paired_differences, report_json
 from sfv.metrics.suite_common import videos_hash
 from sfv.models.device import AUTO, find_device
@@ -85,7 +85,7 @@ def plan(
     planner = sub_goals or Script()
     settings = _settings(found, chosen, environment, wanted, reader, planner, play, generation)
     open_run_folder(out, OmegaConf.to_yaml(OmegaConf.create(settings)))
-    with locked(out, "another process is planning there; wait for it, or give another --out"):
+    with locked(out, WAIT):
         try:
             goals = _goals(out, planner, chosen, environment)
             check_method(goals, play)
@@ -96,15 +96,15 @@ def plan(
             raise ValueError(str(error)) from error
         finally:
             environment.close()
-    known = {task.id: task for task in chosen}
-    passport = _passport(settings, found, limit, reader, generation.seed)
-    scores = {}
-    for name, played in plans.items():
-        scores[name] = row_scores(played, known, environment, limit, passport)
-        if fvd and name != "random":
-            scores[name] |= _clips(out / "rows" / name, played, passport, min_clips)
-    content = report(plans, scores, known, environment, limit, settings)
-    write_outputs(out, plans, content, environment.fps)
+        known = {task.id: task for task in chosen}
+        passport = _passport(settings, found, limit, reader, generation.seed)
+        scores = {}
+        for name, played in plans.items():
+            scores[name] = row_scores(played, known, environment, limit, passport)
+            if fvd and name != "random":
+                scores[name] |= _clips(out / "rows" / name, played, passport, min_clips)
+        content = report(plans, scores, known, environment, limit, settings)
+        write_outputs(out, plans, content, environment.fps)
     print(format_table(content))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
 

@@ -13,6 +13,7 @@ from sfv.diffusion.schedule import NoiseSchedule
 from sfv.models.cpu_fast import speed_up_on_cpu
 from sfv.models.presets import PRESETS, PresetName
 from sfv.models.pretrained import find_part, load_whole, local_folder, schedule_of
+from sfv.models.weight_files import check_finite
 from sfv.rng import seed_of
 
 
@@ -112,6 +113,7 @@ class VideoUNet(nn.Module):
         """Write Φ in diffusers' format; fast weights inside must be removed first."""
         if any(".lora_" in name for name, _ in self.unet.named_parameters()):
             raise ValueError("the denoiser holds fast weights: call their remove() before saving Φ")
+        check_finite(self.unet.state_dict(), f"{folder} is not written")
         self.unet.save_pretrained(folder)
 
     def forward(

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
 from sfv.diffusion.schedule import NoiseSchedule
+from sfv.models.weight_files import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ def load_whole(kind: Any, folder: Path, **options: bool) -> Any:
         options: arguments of the model's constructor.
 
     Raises:
-        ValueError: a file is truncated, or the weights do not fit the configuration.
+        ValueError: a file is truncated, the weights do not fit the configuration, or one is not finite.
     """
     stem = _STEM if (folder / "config.json").is_file() and _variants(folder, _STEM) else "model"
     variants = _variants(folder, stem)
@@ -193,4 +194,5 @@ def load_whole(kind: Any, folder: Path, **options: bool) -> Any:
             f"{folder} lacks {len(wrong)} weights of a {kind.__name__} (first: {wrong[0]}): it was "
             "not copied whole, or config.json belongs to other weights. Copy the folder again"
         )
+    check_finite(model.state_dict(), f"{folder} cannot be used")
     return model if variant is None else model.float()

@@ -7,6 +7,8 @@ FOLDER/text.safetensors     only for text encoders that are learned here
 FOLDER/start.safetensors    only with a learned start of memories (Θ_0)
 """
 
+import hashlib
+import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
@@ -24,11 +26,19 @@ from sfv.models.model_folder import MODEL_FILE as MODEL_FILE
 from sfv.models.model_folder import find_model
 from sfv.models.temporal_lora import base_state_dict
 from sfv.models.text import ActionTable, CLIPText, MiniLMText
-from sfv.models.weight_files import disk_errors, hash_tensors, read_tensors, write_tensors
+from sfv.models.weight_files import (
+    CHECKSUM,
+    disk_errors,
+    hash_tensors,
+    read_tensors,
+    write_tensors,
+)
 from sfv.types import Denoiser, FrameCodec, TextEncoder
 
 FORMAT = "sfv.model/1"
 START_FILE = "start.safetensors"
+UNET_CONFIG = "unet/config.json"
+_FILES = {"denoiser": "unet/", "codec": "codec.safetensors", "text": "text.safetensors"}
 _DAMAGED = "damaged or was not written by sfv"
 PARTS: dict[str, type[nn.Module]] = {
     cls.__name__: cls for cls in (PCAPatchCodec, KLVAECodec, ActionTable, MiniLMText, CLIPText)
@@ -123,7 +133,7 @@ class WorldModel:
 
         Raises:
             FileExistsError: the folder holds something else.
-            ValueError: the denoiser holds fast weights.
+            ValueError: the denoiser holds fast weights, or a weight is not finite.
             OSError: the disk is full; what was there before stays.
         """
         folder = Path(folder)
@@ -137,7 +147,12 @@ class WorldModel:
                     write_tensors(temporary / f"{name}.safetensors", part.state_dict(), {})
             if self.start is not None:
                 write_tensors(temporary / START_FILE, self.start, {})
-            write_json(temporary / MODEL_FILE, self._description())
+            description = self._description()
+            config = temporary / UNET_CONFIG
+            if config.is_file():
+                description["unet_config"] = _hash(config.read_bytes())
+            description[CHECKSUM] = _checksum(description)
+            write_json(temporary / MODEL_FILE, description)
 
     def load_weights(self, folder: str | Path) -> None:
         """Take over Φ and learned text from a saved model of the same shape.
@@ -161,6 +176,7 @@ class WorldModel:
         for name in ("codec", "text"):
             _check_same(folder, name, saved[name], ours[name])
         other = VideoUNet.from_diffusers(folder)
+        _check_config(folder, saved)
         _check_same(folder, "denoiser", saved["denoiser"], _identity(other))
         _load_state(self.denoiser, other.state_dict(), folder / "unet")
         if self.text.keeps_weights:
@@ -190,6 +206,7 @@ class WorldModel:
             saved["num_context"],
             saved["num_generated"],
         )
+        _check_config(folder, saved)
         for name in ("denoiser", "codec", "text"):
             getattr(model, name).requires_grad_(False).eval()
             _check_same(folder, name, saved[name], _identity(getattr(model, name)))
@@ -223,7 +240,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / MODEL_FILE
     try:
         description = read_json(path)
-        form = description["format"]
+        form, written = description["format"], _checksum(description)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error
     if form != FORMAT:
@@ -235,7 +252,33 @@ def read_description(folder: Path) -> dict[str, Any]:
         description["num_context"], description["num_generated"]
     except (TypeError, KeyError) as error:
         raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error
+    if written != description.pop(CHECKSUM, written):
+        raise ValueError(
+            f"{path} is damaged: its checksum is not that of its content. Copy or write the folder again; "
+            f"if you have edited the file, remove {CHECKSUM!r} from it"
+        )
     return cast(dict[str, Any], description)
+
+
+def _checksum(description: dict[str, Any]) -> str:
+    """Of all of `model.json` but the checksum itself."""
+    rest = {name: value for name, value in description.items() if name != CHECKSUM}
+    return _hash(json.dumps(rest, sort_keys=True).encode())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _check_config(folder: Path, saved: dict[str, Any]) -> None:
+    """The sizes of the U-Net are as they were written; models of before have no hash of them."""
+    path = folder / UNET_CONFIG
+    if path.is_file() and _hash(path.read_bytes()) != saved.get(
+        "unet_config", _hash(path.read_bytes())
+    ):
+        raise ValueError(
+            f"{path} is damaged: it is not the one of {MODEL_FILE}. Copy or write the folder again"
+        )
 
 
 def _check_part(name: str, part: nn.Module, protocol: type, kept_by: tuple[str, ...]) -> None:
@@ -281,7 +324,7 @@ def _check_same(folder: Path, name: str, saved: dict[str, Any], ours: dict[str, 
         raise ValueError(
             f"{folder} was trained with {name} {saved['class']} {saved['fingerprint']}, but "
             f"{ours['class']} {ours['fingerprint']} was given or found; use the {name} that the model "
-            "was trained with"
+            f"was trained with, or copy {_FILES[name]} of {folder} again if that is damaged"
         )
 
 

@@ -19,9 +19,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 
 from sfv.data.datamodule import EpisodeDataModule
+from sfv.files import replacing_parts
+from sfv.models.model_folder import MODEL_FILE
 from sfv.report.tensorboard import log_hparams
-from sfv.training.attempts import FencedCheckpointIO, claim
+from sfv.training.attempts import FencedCheckpointIO, ShareAttempt, claim
 from sfv.training.encode import EncodeVideo
+from sfv.training.finite_loss import FiniteLoss
 from sfv.training.inverse_dynamics import InverseDynamicsLearner
 from sfv.training.preempt import Preemption
 from sfv.training.run_folder import newest_checkpoint, open_run_folder, tensorboard_logger
@@ -98,7 +101,7 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         "--checkpoint_every",
         type=PositiveInt,
         default=100,
-        help="slow steps between two checkpoints; the newest is kept",
+        help="slow steps between two checkpoints; the newest and the one before are kept",
     )
     parser.link_arguments("out", "trainer.default_root_dir")
     parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -279,13 +282,17 @@ def train(
     Raises:
         SystemExit: a signal asked training to stop; all is saved, the same call goes on.
         StaleAttempt: another process has gone on with this run.
+        ValueError: the checkpoint to go on from is damaged, or a loss is not finite.
     """
     attempt = claim(out) if trainer.is_global_zero else None  # from here no older one writes
-    trainer.strategy.checkpoint_io = FencedCheckpointIO(attempt)
+    fence = FencedCheckpointIO(attempt)
+    trainer.strategy.checkpoint_io = fence
     preemption = Preemption(out / "checkpoints" / "newest.ckpt")
     newest = newest_checkpoint(out)
     resume = None if newest is None else str(newest)
-    trainer.callbacks.extend([AverageAtEnd(), preemption])  # type: ignore[attr-defined]
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:0] = [ShareAttempt(fence, out), FiniteLoss()]  # before anything is saved
+    callbacks += [AverageAtEnd(), preemption]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             log_hparams(logger, settings, {"val/loss": float("nan")})
@@ -304,8 +311,9 @@ def train(
         raise SystemExit(preemption.exit_code)
     with whole(learner, keep=trainer.is_global_zero):
         if attempt is not None:
-            attempt.check()
-            learner.save(out / "model")
+            with replacing_parts(out / "model", MODEL_FILE) as part:
+                learner.save(part)
+                attempt.check()
 
 
 def _say_stopped(trainer: pl.Trainer) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from tqdm import tqdm
 from sfv.fast.memory import Memory
 from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory, store
 from sfv.fast.rollout import Chunk, Request, Rollout
-from sfv.files import ascii_name, claim_folder, read_json, regular_file, write_bytes, write_json
+from sfv.files import (
+    ascii_name,
+    claimed,
+    read_json,
+    regular_file,
+    write_bytes,
+    write_json,
+)
 from sfv.metrics.suite_common import videos_hash
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
@@ -118,10 +126,9 @@ def rollout(
         "generation": asdict(generation),
         "memory": None if memory is None else hash_tensors(memory.weights),
     }
-    _claim(out, settings)
-    results: dict[str, Any] = {}
     chunks = len(rows) * sum(len(task.actions) for task in tasks)
-    with tqdm(total=chunks, desc="rollout", unit="chunk") as bar:
+    results: dict[str, Any] = {}
+    with _claimed(out, settings), tqdm(total=chunks, desc="rollout", unit="chunk") as bar:
         for row in rows:
             with rollout_of(world, row, generation) as roller:
                 writer = _Writer(out, row, world, base, generation, memory_every, roller)
@@ -129,7 +136,7 @@ def rollout(
                     group = slice(first, first + at_once)
                     bar.set_postfix_str(f"{printable(tasks[first].name)} {row}")
                     results |= writer.write(tasks[group], starts[group], lambda: bar.update())
-    write_json(out / MARKER, {"settings": settings, "videos": results})
+        write_json(out / MARKER, {"settings": settings, "videos": results})
     print(f"{len(results)} videos in {printable(out)}")
 
 
@@ -307,14 +314,16 @@ def name_of(start: Path) -> str:
     return start.stem if num_bytes <= LONGEST_NAME else ascii_name(start.stem)
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    claim_folder(out, MARKER, "a rollout folder")
-    marker = out / MARKER
-    if marker.exists() and read_json(marker)["settings"] != json.loads(json.dumps(settings)):
-        raise FileExistsError(
-            f"{out} holds a rollout with other settings (see its {MARKER}); give another --out"
-        )
-    write_json(marker, {"settings": settings, "videos": {}})
+@contextmanager
+def _claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
+    with claimed(out, MARKER, "a rollout folder"):
+        marker, plain = out / MARKER, json.loads(json.dumps(settings))
+        if marker.exists() and read_json(marker)["settings"] != plain:
+            raise FileExistsError(
+                f"{out} holds a rollout with other settings (see its {MARKER}); give another --out"
+            )
+        write_json(marker, {"settings": settings, "videos": {}})
+        yield
 
 
 def _parse_json(path: Path, text: str) -> Any:

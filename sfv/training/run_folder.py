@@ -11,7 +11,7 @@ import yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 
 import sfv
-from sfv.files import claim_folder, write_bytes, write_json
+from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
 from sfv.training.checkpoints import newest_complete
 from sfv.yaml_file import parse_yaml, read_yaml
 
@@ -45,11 +45,12 @@ def open_run_folder(folder: Path, config: str) -> None:
                 "Give another --out, or the settings this folder was started with to go on with it"
             )
         return
-    write_json(folder / "environment.json", environment())
-    commit, diff = git_state()
-    write_bytes(folder / "git.txt", commit.encode())
-    write_bytes(folder / "git.diff", diff.encode())
-    write_bytes(path, config.encode())
+    with replacing_parts(folder, CONFIG) as part:  # cut off, it would be no run folder
+        write_json(part / "environment.json", environment())
+        commit, diff = git_state()
+        write_bytes(part / "git.txt", commit.encode())
+        write_bytes(part / "git.diff", diff.encode())
+        write_bytes(part / CONFIG, config.encode())
 
 
 def _of_the_run(content: Any, path: Path) -> str:
