@@ -31,7 +31,7 @@ def rate(
             `sfv rollout`, whose rows are systems.
         out: the folder of ratings.
         together: videos at a time; 1 shows single ones.
-        seed: of the orders, and of the summary's intervals.
+        seed: of the orders.
         host: address to listen on; others than this computer's own let everybody in who reaches it.
         port: of the page.
         summary: sum up, serve nothing.
