@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sfv.files import locked, write_json
+from sfv.report.address import check_port
 from sfv.report.html import write_report
 from sfv.report.rating.agreement import MIN_RATERS, summarise
 from sfv.report.rating.answers import Ratings
@@ -39,6 +40,7 @@ def rate(
     if summary:
         print("\n".join(sum_up(out, seed)))
         return
+    check_port(port)
     if not folders:
         raise ValueError("no folder of videos; give one a system: sfv rate FOLDER... --out ratings")
     ratings = Ratings(out, find_videos(folders), together, seed)
