@@ -30,6 +30,7 @@ from sfv.fast.rollout import Rollout
 from sfv.fast.settings import FastSettings
 from sfv.files import claimed, read_json, write_bytes, write_json
 from sfv.metrics.frame import lpips, psnr
+from sfv.metrics.interval import beyond_chance
 from sfv.metrics.protocol import Passport, Row, mean_value, paired_difference, report_json
 from sfv.metrics.scene_revisit import AlexNetFeatures, video_revisit_similarity
 from sfv.metrics.suite_common import lpips_passport, videos_hash
@@ -341,7 +342,7 @@ def _against(base: Any, value: Any, digits: int) -> str:
     gain = paired_difference(base, value)
     if gain.low is None or gain.high is None:
         return f"{gain.value:+.{digits}f}"
-    sure = " *" if gain.low > 0 or gain.high < 0 else ""
+    sure = " *" if beyond_chance(gain.low, gain.high, gain.count) else ""
     return f"{gain.value:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]{sure}"
 
 

@@ -331,6 +331,20 @@ def claimed(folder: Path, marker: str, what: str) -> Iterator[None]:
         yield
 
 
+def confined(path: Path, folder: Path) -> Path:
+    """The real path of a file of a folder, through links that stay in the folder.
+
+    Raises:
+        ValueError: it leads out of the folder, or is no regular file.
+    """
+    real = path.resolve()
+    if not real.is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} leads out of {folder}, to {real}; put a copy there")
+    if not real.is_file():
+        raise ValueError(f"{path} is no regular file; put the file itself there")
+    return real
+
+
 def claim_folder(folder: Path, marker: str, what: str) -> None:
     """Make `folder`, or take it over if it is empty or holds `marker`.
 

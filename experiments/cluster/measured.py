@@ -31,6 +31,7 @@ class Value:
         low: end of its interval; None without one.
         high: the other end.
         num: episodes or videos of its row.
+        still: why it does not count, as a still video wins this metric; "" where it counts.
     """
 
     value: float
@@ -38,6 +39,7 @@ class Value:
     low: float | None = None
     high: float | None = None
     num: int | None = None
+    still: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,12 @@ def read_report(path: Path) -> dict[str, Value]:
     report = rows.read_report(path)
     return {
         f"{row.name}/{metric}": Value(
-            cell.value, dict(cell.passport or {}), cell.low, cell.high, row.num
+            cell.value,
+            dict(cell.passport or {}),
+            cell.low,
+            cell.high,
+            row.num,
+            "" if row.counts(metric) else row.still,
         )
         for row in report.rows
         for metric, cell in row.cells.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sfv.files import read_json
+from sfv.report.address import check_port
 from sfv.report.catalogue import METRICS
 from sfv.report.fields import mapping_of
 from sfv.report.rows import differing_settings, flatten
@@ -49,8 +50,10 @@ def board(folder: str, port: int = 6006, serve: bool = True) -> None:
         serve: false writes the charts' layout only.
 
     Raises:
+        ValueError: there is no such port.
         FileNotFoundError: no run below the folder has logged anything.
     """
+    check_port(port)
     root = Path(folder)
     logs = [p.parent for p in root.rglob(EVENTS) if p.parent.name != LAYOUT_FOLDER]
     if not logs:

@@ -7,6 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from experiments.cluster.events import scalars_of
 from experiments.cluster.measured import load_run
+from experiments.cluster.scatter import GREY
 from experiments.compare import main, mean_of
 from sfv.cli import main as board
 
@@ -92,6 +93,26 @@ def test_reports_are_compared_only_with_equal_passports(tmp_path, capsys, field,
     assert main([*folders, "--out", str(tmp_path / "out")]) == (2 if refused else 0)
     said = capsys.readouterr()
     assert (f"fast/fvd of {folders[0]}" in said.err and f"{field}: " in said.err) == refused
+
+
+def test_a_method_that_moves_too_little_is_grey_where_a_still_video_wins(tmp_path, capsys):
+    for name, motion in (("still", 2.0), ("moving", 3.9)):
+        (tmp_path / name).mkdir()
+        content = settings(lr=motion)
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(content))
+        values = {"src": 90.0, "motion": motion, "motion_ceiling": 4.0}
+        cells = {
+            k: {"value": v, "low": None, "high": None, "passport": {}} for k, v in values.items()
+        }
+        report = {"rows": {"fast": {"n": 2, "metrics": cells}}, "settings": {}}
+        (tmp_path / name / "report.json").write_text(json.dumps(report))
+    folders = [str(tmp_path / name) for name in ("still", "moving")]
+    assert main([*folders, "--out", str(tmp_path / "out"), "--metric", "fast/src"]) == 0
+    printed = capsys.readouterr().out
+    assert "(90)" in printed and printed.count("(90)") == 1
+    assert "lr=2.0, fast/src: its motion of 2.00 is 50% below the true video's 4.00." in printed
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert page.count(f'fill="{GREY}"') == 1 and "does not count: its motion of 2.00" in page
 
 
 def test_what_is_no_run_and_a_metric_that_is_not_there_are_named(tmp_path, capsys):

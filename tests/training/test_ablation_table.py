@@ -12,6 +12,7 @@ from experiments.ablation import Bench, Variant
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.rollout import Request
 from sfv.fast.settings import FastSettings
+from sfv.metrics.protocol import Passport, mean_value
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.world_model import WorldModel
 from sfv.rng import stream
@@ -155,6 +156,13 @@ def test_the_command_writes_a_table_and_goes_on_where_it_stopped(
         for t, line in ((table, 3), (turned, 2))
     )
     assert gain == -loss != 0
+
+
+@pytest.mark.parametrize(("num", "starred"), [(10, True), (9, False)])
+def test_a_gain_has_its_star_from_ten_walks_on(num, starred):
+    told = Passport("return_psnr", "return", num)
+    base, better = (mean_value([at + i / 10 for i in range(num)], told) for at in (20.0, 21.0))
+    assert ablation._against(base, better, 2).endswith(" *") == starred
 
 
 def test_a_table_needs_something_to_compare_with(demo, tmp_path, capsys):

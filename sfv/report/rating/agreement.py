@@ -132,7 +132,7 @@ def _differences(values: Mapping[str, Mapping[str, MetricValue]]) -> list[dict[s
         for metric, value in values[row].items():
             gap = paired_difference(values[against][metric], value)
             if gap.low is not None and gap.high is not None:
-                ends = {"value": gap.value, "low": gap.low, "high": gap.high}
+                ends = {"value": gap.value, "low": gap.low, "high": gap.high, "n": gap.count}
                 found.append({"metric": metric, "row": row, "against": against, **ends})
     return found
 

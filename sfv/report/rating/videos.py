@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfv.files import is_hidden
+from sfv.files import confined, is_hidden
 from sfv.texts import find_file, read_lines, same_form
 
 ROLLOUT = "rollout.json"
@@ -21,7 +21,7 @@ class Video:
     Attributes:
         system: who made it; raters never see it.
         episode: what it shows; systems are compared on the same episodes.
-        path: the mp4.
+        path: the mp4, without links.
         sha256: of the file.
         actions: what was asked for, one a chunk; empty where unknown.
     """
@@ -44,7 +44,8 @@ def find_videos(folders: Sequence[Path]) -> list[Video]:
     EPISODE.mp4 and, if the rater should see the actions, EPISODE.txt with one a line.
 
     Raises:
-        ValueError: no video, one name for two systems, or an episode that a system lacks.
+        ValueError: no video, one name for two systems, an episode that a system lacks, or a file that
+            leads out of its folder.
         FileNotFoundError: a folder is missing.
     """
     found: list[Video] = []
@@ -71,10 +72,10 @@ def find_videos(folders: Sequence[Path]) -> list[Video]:
 def _of_folder(folder: Path) -> list[Video]:
     made = []
     for path in sorted(p for p in folder.glob("*.mp4") if not is_hidden(p, folder)):
-        script = path.with_suffix(".txt")
-        lines = read_lines(script) if script.is_file() else []
+        real, script = confined(path, folder), path.with_suffix(".txt")
+        lines = read_lines(confined(script, folder)) if script.exists() else []
         actions = [line.strip() for line in lines if line.strip()]
-        made.append(Video(folder.resolve().name, same_form(path.stem), path, _hash(path), actions))
+        made.append(Video(folder.resolve().name, same_form(path.stem), real, _hash(real), actions))
     return made
 
 
@@ -85,9 +86,9 @@ def _of_rollout(folder: Path) -> list[Video]:
     for row in content["rows"]:
         for name, _, _, actions in content["tasks"]:
             path = find_file(folder, f"{name}-{row}.mp4")
-            if path.is_file():
-                system = f"{folder.resolve().name}/{row}"
-                made.append(Video(system, same_form(name), path, _hash(path), list(actions)))
+            if path.exists():
+                system, real = f"{folder.resolve().name}/{row}", confined(path, folder)
+                made.append(Video(system, same_form(name), real, _hash(real), list(actions)))
     return made
 
 
