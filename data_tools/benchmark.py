@@ -35,7 +35,8 @@ from sfv.evaluation.benchmark.spec import (
     manifest_json,
     part_of,
 )
-from sfv.files import claim_folder, write_bytes, write_json
+from sfv.files import claimed, write_bytes, write_json
+from sfv.texts import printable
 
 COLLECTED, RENAMED = "collected", "episodes"
 
@@ -56,7 +57,11 @@ def make(benchmark: Benchmark, out: Path, workers: int = 2) -> int:
         SchemaError: a collector refuses the definition, or the folder holds other episodes.
         MissingEngine: the simulator is not installed.
     """
-    claim_folder(out, DEFINITION, "a benchmark")
+    with claimed(out, DEFINITION, "a benchmark"):
+        return _make(benchmark, out, workers)
+
+
+def _make(benchmark: Benchmark, out: Path, workers: int) -> int:
     if (out / MANIFEST).exists() and (out / benchmark.split).is_dir():
         if find_benchmark(str(out)).episodes == (benchmark.episodes or None):
             print(f"{out} holds {benchmark.label} already")
@@ -156,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         benchmark = find_benchmark(args.benchmark)
         count = make(benchmark, args.out, args.workers)
     except (*USER_ERRORS, MissingEngine) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     how = "hashes agree" if benchmark.episodes else f"hashes recorded in {args.out / MANIFEST}"
     print(f"{benchmark.label}: {count} episodes in {args.out}, {how}")

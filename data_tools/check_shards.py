@@ -21,6 +21,7 @@ from sfv.data.schema import SPLITS, EpisodeMeta, SchemaError
 from sfv.data.shards import read_shard, sha256_of
 from sfv.data.stages import decode
 from sfv.files import write_bytes
+from sfv.texts import printable
 
 SHEET_ROWS = 12
 SHEET_COLUMNS = 12
@@ -141,14 +142,14 @@ def main(argv: list[str] | None = None) -> int:
         print("error: --contact-sheet needs the frames; leave out --no-frames", file=sys.stderr)
         return 2
     report = check(args.shards, not args.no_frames)
-    print("\n".join(report.lines))
+    print("\n".join(map(printable, report.lines)))
     if args.contact_sheet:
         if report.strips:
             write_bytes(args.contact_sheet, contact_sheet(report.strips))
         else:
             report.faults.append(f"{args.shards}: no video to draw a contact sheet of")
     for fault in report.faults:
-        print(f"fault: {fault}", file=sys.stderr)
+        print(f"fault: {printable(fault)}", file=sys.stderr)
     return 1 if report.faults else 0
 
 

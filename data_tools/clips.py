@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data_tools.files import read_meta
 from data_tools.work import Skip
 from sfv.data.schema import EpisodeMeta, SchemaError
-from sfv.files import replacing
+from sfv.files import regular_file, replacing
 
 UNLABELLED = "unlabelled"
 """Text of an action that nobody described yet; `data_tools.annotate` replaces it."""
@@ -28,6 +28,7 @@ def pictures_of(path: Path) -> Iterator[av.VideoFrame]:
     Raises:
         Skip: it cannot be read to its end.
     """
+    _check_regular(path)
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -48,6 +49,7 @@ def rate_of(path: Path) -> float:
     Raises:
         Skip: it cannot be read or names no rate.
     """
+    _check_regular(path)
     try:
         with av.open(str(path)) as container:
             rate = container.streams.video[0].average_rate if container.streams.video else None
@@ -56,6 +58,13 @@ def rate_of(path: Path) -> float:
     if not rate:
         raise Skip(UNREADABLE, "no video stream, or one without a frame rate")
     return float(rate)
+
+
+def _check_regular(path: Path) -> None:
+    try:
+        regular_file(path)
+    except OSError as error:
+        raise Skip(UNREADABLE, str(error)) from error
 
 
 def rgb_of(picture: av.VideoFrame) -> NDArray[np.uint8]:
@@ -106,7 +115,6 @@ def place_video(source: Path, target: Path) -> None:
     Videos are replaced and never written into, so a shared file is as good as a copy.
     """
     with replacing(target) as temporary:
-        temporary.unlink()
         try:
             os.link(source, temporary)
         except OSError:

@@ -11,7 +11,6 @@ frames. Any other folder is searched for videos, whose frames get one action, "u
 
 import argparse
 import dataclasses
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -45,6 +44,7 @@ from sfv.data.schema import (
     Provenance,
     SchemaError,
 )
+from sfv.files import ascii_name, is_hidden
 
 VERSION = "1"
 TOOL = "data_tools.cut"
@@ -79,6 +79,7 @@ def cut(
             "in episodes": sum(result["frames"] for result in kept),
             "left out (short rest of a shot)": sum(result["left out"] for result in kept),
         },
+        "hidden files passed over": sum(is_hidden(p, f) for f in folders for p in _videos(f)),
     }
     return summarise(out, TOOL, plain, results, more)
 
@@ -242,7 +243,8 @@ def _items(
     for folder in folders:
         if not folder.is_dir():
             raise SchemaError(f"{folder} is no folder; give folders of episodes or of videos")
-        known = any(path.with_suffix(".mp4").exists() for path in folder.glob("*.json"))
+        texts = [path for path in folder.glob("*.json") if not is_hidden(path, folder)]
+        known = any(path.with_suffix(".mp4").exists() for path in texts)
         if known:
             found = {key: path.with_suffix(".mp4") for key, path in episode_files([folder]).items()}
         else:
@@ -266,15 +268,19 @@ def raw_videos(folder: Path, about: dict[str, str | None]) -> dict[str, Path]:
     if missing:
         raise SchemaError(f"{folder} holds raw videos: give {' '.join(missing)} for them")
     found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS):
+    for path in sorted(p for p in _videos(folder) if not is_hidden(p, folder)):
         name = str(path.relative_to(folder).with_suffix(""))
-        key = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "video"
+        key = ascii_name(name).strip("-_") or "video"
         if key in found:
             raise SchemaError(f"{path} and {found[key]} give the same id {key!r}; rename one")
         found[key] = path
     if not found:
         raise SchemaError(f"{folder}: neither episodes nor videos ({' '.join(VIDEOS)})")
     return found
+
+
+def _videos(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS]
 
 
 def parser() -> argparse.ArgumentParser:

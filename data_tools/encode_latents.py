@@ -35,6 +35,7 @@ from sfv.models.latents_codec import write_codec_file
 from sfv.models.world_model import WorldModel
 from sfv.rng import seed_of
 from sfv.storage.pretrained import local_folder
+from sfv.texts import printable
 
 CODEC_FILE = "codec.safetensors"
 PRETRAINED_FILE = "codec.json"
@@ -292,7 +293,7 @@ def main(argv: list[str] | None = None) -> int:
             "reconstruction psnr dB": held_out_psnr(args.shards, codec, args.seed),
         }
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     print(json.dumps(report, indent=1))
     return 0

@@ -17,6 +17,7 @@ from sfv.data.schema import SchemaError
 from sfv.data.shards import read_shard
 from sfv.models.text import CLIPText, MiniLMText
 from sfv.models.text_table import write_text_table
+from sfv.texts import printable
 
 
 def texts_of(shards: list[Path]) -> set[str]:
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         encoder = make(args.folder, **limit)
         num = write_text_table(args.out, encoder, texts_of(args.shards), args.dtype)
     except (SchemaError, ShardError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     size = args.out.stat().st_size / 1e6
     print(

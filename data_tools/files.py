@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfv.data.schema import EpisodeMeta, SchemaError, from_json, to_json
-from sfv.files import write_bytes
+from sfv.files import is_hidden, write_bytes
 
 VIDEO_CODEC = "libx264rgb"
 
@@ -101,8 +101,9 @@ def episode_files(folders: list[Path]) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     for folder in folders:
-        texts = {p.stem: p for p in folder.glob("*.json") if p.name != "summary.json"}
-        videos = {p.stem: p for p in folder.glob("*.mp4")}
+        files_there = [path for path in folder.iterdir() if not is_hidden(path, folder)]
+        texts = {p.stem: p for p in files_there if p.suffix == ".json" and p.stem != "summary"}
+        videos = {p.stem: p for p in files_there if p.suffix == ".mp4"}
         lonely = sorted(set(texts) ^ set(videos))
         if lonely:
             raise SchemaError(

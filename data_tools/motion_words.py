@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from data_tools.work import Skip
 from sfv.data.schema import SchemaError
+from sfv.texts import read_text
 
 STILL = "stand still"
 HEADINGS = ("walk forward", "step left", "walk backward", "step right")
@@ -123,7 +124,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         SchemaError: the file is something else.
     """
     try:
-        given = json.loads(path.read_text())
+        given = json.loads(read_text(path))
         rules = tuple(Rule(**fields) for fields in given)
     except (ValueError, TypeError) as error:
         raise SchemaError(

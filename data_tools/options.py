@@ -13,6 +13,7 @@ from data_tools.mapping import JOURNAL, Results, map_shards
 from data_tools.mapping_dask import ClusterLost, MissingDask
 from data_tools.work import CLUSTERS, Cluster, Slurm, Work
 from sfv.files import write_json
+from sfv.texts import printable
 
 SUMMARY = "summary.json"
 USER_ERRORS = (ValueError, MissingDask, ClusterLost, OSError)
@@ -98,7 +99,7 @@ def run_tool(work: Callable[[], dict[str, Any]]) -> int:
     try:
         summary = work()
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; give --resume to go on", file=sys.stderr)

@@ -1,7 +1,6 @@
 """Shards made one by one, by as many workers as there are, and published together."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from data_tools.work import Work
 from sfv.data.index import INDEX, EpisodeTable, Shard, ShardError, ShardIndex
 from sfv.data.schema import Encoding, Split
 from sfv.data.shards import Sample, WrittenShard, publish, write_tar
-from sfv.files import write_json
+from sfv.files import read_json, write_json
 
 PARTS = ".parts"
 """Folder of tars that wait for the others; it goes when they are published."""
@@ -94,7 +93,7 @@ def make_shards(
                 "that (data_tools.filter finds episodes that cannot be read) and run again with "
                 "--resume"
             )
-    given = [json.loads((parts / name).with_suffix(".json").read_text()) for name in sorted(items)]
+    given = [read_json((parts / name).with_suffix(".json")) for name in sorted(items)]
     encodings = {tuple(part["encoding"].values()) for part in given}
     if len(encodings) > 1:
         raise ShardError(
@@ -110,7 +109,7 @@ def _finished(parts: Path, name: str, settings: dict[str, Any], run: Run) -> boo
     path = (parts / name).with_suffix(".json")
     if not path.exists():
         return False
-    if not run.resume or json.loads(path.read_text())["settings_hash"] != settings_hash(settings):
+    if not run.resume or read_json(path)["settings_hash"] != settings_hash(settings):
         raise ShardError(
             f"{parts} holds finished shards of an earlier run; give --resume and the settings of then "
             "to go on with it, or remove that folder to begin anew"

@@ -15,6 +15,7 @@ from data_tools.parts import make_shards, write_part
 from sfv.data.index import ShardIndex
 from sfv.data.schema import SPLITS, EpisodeMeta, SchemaError, Split
 from sfv.data.shards import Sample
+from sfv.texts import printable
 
 
 def pack(
@@ -129,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
             args.episodes, args.out, int(args.max_mb * 1e6), args.overwrite, run_of(args)
         )
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     for split, index in indices.items():
         size = sum(shard.num_bytes for shard in index.shards) / 1e6

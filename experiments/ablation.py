@@ -36,11 +36,12 @@ from sfv.evaluation.return_walks import (
 from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
 from sfv.fast.settings import FastSettings, LoRASettings
-from sfv.files import claim_folder, write_bytes, write_json
+from sfv.files import claimed, read_json, write_bytes, write_json
 from sfv.generation.episodes import TrueEpisode, load_episodes
 from sfv.generation.rollout import Rollout
 from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.metrics.frame import lpips, psnr
+from sfv.metrics.interval import beyond_chance
 from sfv.metrics.protocol import Passport, Row, mean_value, paired_difference, report_json
 from sfv.metrics.scene_revisit import AlexNetFeatures, video_revisit_similarity
 from sfv.metrics.suite_common import lpips_passport, videos_hash
@@ -105,25 +106,29 @@ def ablation(
             f"rows are {sorted(rows)}, against {against!r}, seeds {seeds}, num_back {num_back}; allowed: a "
             f"row named {BASE!r} and one to compare with, at least one seed, num_back >= 1"
         )
-    claim_folder(out, MARKER, "an ablation folder")
-    world = WorldModel.load(model, device)
-    walks = [walk for walk in load_episodes(episodes, world, num_episodes) if walk.meta.revisits]
-    bench = Bench(world, walks, num_back, sampler, precision, videos_at_once)
-    settings = bench.settings() | {"seeds": seeds}
-    write_json(out / MARKER, settings | {"rows": {name: asdict(row) for name, row in rows.items()}})
-    scores: dict[str, list[Scores]] = {name: [] for name in rows}
-    with tqdm(total=len(rows) * len(seeds), desc="ablation", unit="row") as bar:
-        for seed in seeds:
-            for name, variant in rows.items():
-                bar.set_postfix_str(f"{name}, seed {seed}")
-                of_row = bench.with_model(variant.model, seed)
-                scores[name].append(_kept(out / "rows", name, of_row, variant, seed))
-                bar.update()
-    table = summary(scores, bench.passports())
-    write_json(out / "report.json", report_json(table, settings))
-    text = markdown(table, scores, against)
-    write_bytes(out / "table.md", text.encode())
-    print(text)
+    with claimed(out, MARKER, "an ablation folder"):
+        world = WorldModel.load(model, device)
+        walks = [
+            walk for walk in load_episodes(episodes, world, num_episodes) if walk.meta.revisits
+        ]
+        bench = Bench(world, walks, num_back, sampler, precision, videos_at_once)
+        settings = bench.settings() | {"seeds": seeds}
+        write_json(
+            out / MARKER, settings | {"rows": {name: asdict(row) for name, row in rows.items()}}
+        )
+        scores: dict[str, list[Scores]] = {name: [] for name in rows}
+        with tqdm(total=len(rows) * len(seeds), desc="ablation", unit="row") as bar:
+            for seed in seeds:
+                for name, variant in rows.items():
+                    bar.set_postfix_str(f"{name}, seed {seed}")
+                    of_row = bench.with_model(variant.model, seed)
+                    scores[name].append(_kept(out / "rows", name, of_row, variant, seed))
+                    bar.update()
+        table = summary(scores, bench.passports())
+        write_json(out / "report.json", report_json(table, settings))
+        text = markdown(table, scores, against)
+        write_bytes(out / "table.md", text.encode())
+        print(text)
 
 
 @dataclass(frozen=True)
@@ -277,7 +282,7 @@ def _kept(folder: Path, name: str, bench: Bench, variant: Variant, seed: int) ->
     digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
     path = folder / f"{digest[:16]}.json"
     if path.exists():
-        kept: Scores = json.loads(path.read_text())["scores"]
+        kept: Scores = read_json(path)["scores"]
         return kept
     scores = bench.measure(variant, seed)
     write_json(path, {"row": name, "seed": seed, "variant": asdict(variant), "scores": scores})
@@ -336,7 +341,7 @@ def _against(base: Any, value: Any, digits: int) -> str:
     gain = paired_difference(base, value)
     if gain.low is None or gain.high is None:
         return f"{gain.value:+.{digits}f}"
-    sure = " *" if gain.low > 0 or gain.high < 0 else ""
+    sure = " *" if beyond_chance(gain.low, gain.high, gain.count) else ""
     return f"{gain.value:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]{sure}"
 
 

@@ -7,39 +7,49 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.cluster.measured import PLACES, SEEDS, Run, check_comparable, load_run
 from experiments.cluster.scatter import Point, write_html, write_png
-from sfv.extras import require
 from sfv.files import write_bytes
+from sfv.metrics.interval import LEVEL, mean_interval
 from sfv.report.board import write_layout
-from sfv.report.rows import differing_settings
+from sfv.report.rows import NOT_COUNTED, differing_settings
+from sfv.report.still import WON_BY_STILLS, why_not_counted
+from sfv.texts import printable
 
 COST = "device hours"
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean over seeds with Student's interval; None bounds for a single seed."""
+    """Mean over seeds with Student's interval; None bounds for a single seed.
+
+    `still` says why it does not count, as a still video wins this metric; "" where it counts.
+    """
 
     value: float
     low: float | None
     high: float | None
+    still: str = ""
 
 
 def mean_of(values: Sequence[float]) -> Mean:
     """Average a few seeds' values; their spread is estimated from themselves."""
-    from scipy import stats  # type: ignore[import-untyped]
+    return Mean(math.fsum(values) / len(values), *mean_interval(values))
 
-    num, mean = len(values), math.fsum(values) / len(values)
-    if num < 2:
-        return Mean(mean, None, None)
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (num - 1) / num)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, num - 1)) * spread
-    return Mean(mean, mean - half, mean + half)
+
+def means_of(runs: Sequence[Run]) -> dict[str, Mean]:
+    """Mean of each value that all runs of a method have; rows with too little motion are noted."""
+    names = [n for n in runs[0].values if all(n in run.values for run in runs)]
+    means = {n: mean_of([run.values[n].value for run in runs]) for n in names}
+    for name in names:
+        row, slash, metric = name.rpartition("/")
+        if metric in WON_BY_STILLS:
+            of_row = {n.removeprefix(row + slash): mean.value for n, mean in means.items()}
+            means[name] = replace(means[name], still=why_not_counted(of_row))
+    return means
 
 
 def methods_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -53,6 +63,28 @@ def methods_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
         shown = " ".join(f"{_short(n, names)}={group[0].settings.get(n)}" for n in names)
         labels[shown or group[0].folder.name] = group
     return labels
+
+
+def load_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Read runs; those with another tool's files, or with damaged ones, are left out.
+
+    Returns:
+        the runs, and a line for each that was left out.
+
+    Raises:
+        ValueError: none is left.
+        FileNotFoundError: a folder is no run.
+    """
+    runs, errors = [], []
+    for folder in folders:
+        try:
+            runs.append(load_run(folder))
+        except ValueError as error:
+            errors.append(error)
+    if not runs:
+        raise errors[0]
+    left_out = [f"left out: {' '.join(str(error).split())}" for error in errors]
+    return runs, left_out
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
@@ -83,8 +115,11 @@ def common_values(runs: Sequence[Run]) -> list[str]:
 def format_table(methods: dict[str, list[Run]], names: Sequence[str]) -> str:
     """One line a method."""
     lines = [["method", "seeds", *names, COST]]
+    still: list[str] = []
     for label, runs in methods.items():
-        cells = [_cell(mean_of([run.values[n].value for run in runs])) for n in names]
+        means = means_of(runs)
+        cells = [_cell(means[n]) for n in names]
+        still += [f"{label}, {n}: {means[n].still}" for n in names if means[n].still]
         costs = [run.cost for run in runs if run.cost is not None]
         cost = f"{sum(costs):.3g}" if costs else "-"
         lines.append([label, str(len(runs)), *cells, cost])
@@ -94,12 +129,13 @@ def format_table(methods: dict[str, list[Run]], names: Sequence[str]) -> str:
         for line in lines
     ]
     note = f"[low, high]: {LEVEL:.0%} interval of the mean over seeds (Student's t)"
-    return "\n".join([*text, "", note])
+    told = [f"{NOT_COUNTED}{'; '.join(still)}."] if still else []
+    return "\n".join([*text, "", note, *told])
 
 
 def _cell(mean: Mean) -> str:
     bounds = "" if mean.low is None else f" [{mean.low:.4g}, {mean.high:.4g}]"
-    return f"{mean.value:.4g}{bounds}"
+    return f"({mean.value:.4g}){bounds}" if mean.still else f"{mean.value:.4g}{bounds}"
 
 
 def compare(folders: Sequence[Path], out: Path, metric: str | None = None) -> str:
@@ -117,20 +153,20 @@ def compare(folders: Sequence[Path], out: Path, metric: str | None = None) -> st
         ValueError: values are not comparable, or none is common.
         FileNotFoundError: a folder is no run.
     """
-    runs = [load_run(folder) for folder in folders]
+    runs, left_out = load_runs(folders)
     names = common_values(runs)
     if metric is not None and metric not in names:
         raise ValueError(f"--metric {metric!r} is not in all runs; these are: {', '.join(names)}")
     for name in names:
         check_comparable(runs, name)
     methods = methods_of(runs)
-    table = format_table(methods, names)
+    table = "\n".join([format_table(methods, names), *left_out])
     drawn = metric or names[0]
     points = []
     for label, group in methods.items():
-        mean = mean_of([run.values[drawn].value for run in group])
+        mean = means_of(group)[drawn]
         cost = math.fsum(run.cost or 0.0 for run in group) / len(group)
-        points.append(Point(label, cost, mean.value, mean.low, mean.high))
+        points.append(Point(label, cost, mean.value, mean.low, mean.high, mean.still))
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / "compare.txt", (table + "\n").encode())
     write_html(out / "compare.html", points, f"{COST} of one run", drawn, table)
@@ -147,10 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--metric", help="drawn against cost, e.g. val/loss or fast/psnr")
     args = p.parse_args(argv)
     try:
-        require("cluster", "comparisons", "scipy")
-        print(compare(args.runs, args.out, args.metric))
+        print(printable(compare(args.runs, args.out, args.metric), keep="\n"))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     print(f"written: {args.out / 'compare.html'}, compare.png, compare.txt")
     return 0

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.command import run_command
-from sfv.files import write_bytes
+from sfv.files import read_json, write_bytes
 from sfv.metrics.protocol import MetricValue, comparable, from_plain
 from sfv.report.catalogue import METRICS, format_number
+from sfv.report.rows import NOT_COUNTED, parse_report
+from sfv.report.still import WON_BY_STILLS
 
 BEGIN, END = "<!-- leaderboard: begin -->", "<!-- leaderboard: end -->"
 COLUMNS = (
@@ -35,14 +37,20 @@ class Entry:
         row: of the report.
         num: walks.
         values: its metrics.
-        gains: differences against `none` whose interval excludes zero, by metric: higher or lower.
+        marks: what `none` is beaten in beyond chance, by metric, or what beats it.
+        still: why metrics that a still video wins do not count; "" where they do.
     """
 
     system: str
     row: str
     num: int
     values: Mapping[str, MetricValue]
-    gains: Mapping[str, float] = field(default_factory=dict)
+    marks: Mapping[str, str] = field(default_factory=dict)
+    still: str = ""
+
+    def counts(self, metric: str) -> bool:
+        """Whether its value of a metric may be held against others'."""
+        return metric not in WON_BY_STILLS or not self.still
 
 
 def leaderboard(reports: list[str], page: Path = Path("docs/leaderboard.md")) -> None:
@@ -74,14 +82,16 @@ def read_report(given: str) -> tuple[str, list[Entry]]:
     """
     system, equals, place = given.rpartition("=")
     path = Path(place)
-    content = json.loads(path.read_bytes())
+    content = read_json(path)
     try:
         settings = content["settings"]
         name = f"{settings['benchmark']}: {', '.join(settings['parts'])}"
-        gains: dict[str, dict[str, float]] = {}
-        for gap in content["differences"]:
-            if gap["against"] == "none" and (gap["low"] > 0 or gap["high"] < 0):
-                gains.setdefault(gap["row"], {})[gap["metric"]] = gap["value"]
+        parsed = parse_report(content)
+        marks: dict[str, dict[str, str]] = {}
+        for gap in parsed.differences:
+            if gap.against == "none" and (winner := parsed.winner(gap)):
+                mark = " *" if winner == gap.row else " (worse)"
+                marks.setdefault(gap.row, {})[gap.metric] = mark
         entries = [
             Entry(
                 system if equals else path.parent.name,
@@ -92,11 +102,12 @@ def read_report(given: str) -> tuple[str, list[Entry]]:
                     for metric, cell in found["metrics"].items()
                     if cell["value"] is not None
                 },
-                gains.get(row, {}),
+                marks.get(row, {}),
+                parsed.row(row).still,
             )
             for row, found in content["rows"].items()
         ]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no report of a benchmark ({error!r}); give the report.json of "
             "sfv evaluate --benchmark"
@@ -144,6 +155,13 @@ def table(name: str, entries: Sequence[Entry]) -> str:
     for entry in sorted(entries, key=_way_back, reverse=True):
         cells = [_cell(entry, metric) for metric in columns]
         lines.append(f"| {entry.system} | {entry.row} | {' | '.join(cells)} |")
+    still = [
+        f"{entry.system}/{entry.row}: {entry.still}"
+        for entry in entries
+        if not all(map(entry.counts, columns))
+    ]
+    if still:
+        lines += ["", f"{NOT_COUNTED}{'; '.join(still)}."]
     return "\n".join([*lines, ""])
 
 
@@ -168,15 +186,9 @@ def _cell(entry: Entry, metric: str) -> str:
     text = format_number(value.value, digits)
     if value.low is not None and value.high is not None:
         text += f" [{format_number(value.low, digits)}, {format_number(value.high, digits)}]"
-    return text + _mark(entry, metric)
-
-
-def _mark(entry: Entry, metric: str) -> str:
-    """A star for a sure gain over `none`, a word for a sure loss."""
-    better = METRICS[metric].better
-    if metric not in entry.gains or better == "neither":
-        return ""
-    return " *" if (entry.gains[metric] > 0) == (better == "higher") else " (worse)"
+    if not entry.counts(metric):
+        return f'<span style="color: gray">({text})</span>'
+    return text + entry.marks.get(metric, "")
 
 
 def between_markers(

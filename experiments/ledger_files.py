@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Any, Literal, get_origin
 
 from experiments.cluster.measured import Value, read_report
+from sfv.yaml_file import read_yaml
 
 STATUSES = ("needs GPUs", "not reproducible")
 Kind = Literal["ratio", "share", "order"]
@@ -104,7 +103,7 @@ class Reports:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._commands: dict[str, str] = _content(folder / "reports.yaml", dict)
+        self._commands: dict[str, str] = _content(folder / "reports.yaml", dict[str, str])
         self._read: dict[str, dict[str, Value]] = {}
 
     def value(self, report: str, row: str, metric: str) -> Value | None:
@@ -137,7 +136,7 @@ def load_table(path: Path) -> Table:
         ValueError: names the file and what is wrong.
     """
     try:
-        content = _content(path, dict)
+        content = _content(path, Table)
         rows = {
             name: Row(**{**row, "small": [Place(**place) for place in row.get("small", [])]})
             for name, row in content.pop("rows").items()
@@ -158,7 +157,7 @@ def load_targets(path: Path) -> list[Target]:
         ValueError: names the file and what is wrong.
     """
     try:
-        return [_target(content) for content in _content(path, list)]
+        return [_target(content) for content in _content(path, list[Target])]
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -188,8 +187,9 @@ def _check_row(name: str, row: Row, columns: Mapping[str, Column]) -> None:
         raise ValueError(f"row {name!r}: status is {row.status!r}; allowed: {', '.join(STATUSES)}")
 
 
-def _content(path: Path, kind: type) -> Any:
-    content = yaml.safe_load(path.read_text())
-    if not isinstance(content, kind):
-        raise ValueError(f"it holds {type(content).__name__}, wanted is {kind.__name__}")
+def _content(path: Path, kind: Any) -> Any:
+    content = read_yaml(path, kind)
+    wanted = list if get_origin(kind) is list else dict
+    if not isinstance(content, wanted):
+        raise ValueError(f"it holds {type(content).__name__}, wanted is {wanted.__name__}")
     return content

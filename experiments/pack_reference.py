@@ -6,12 +6,9 @@
 25 MB is refused.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from data_tools.encode_latents import held_out_psnr
 from data_tools.files import find_episodes
@@ -20,12 +17,13 @@ from experiments.reference import OUT
 from sfv.data.index import find_shards
 from sfv.data.schema import reverse_action
 from sfv.data.stages import decode_mp4
-from sfv.files import replacing_parts, write_bytes
+from sfv.files import read_json, replacing_parts, write_bytes
 from sfv.models.inverse_dynamics import InverseDynamics
 from sfv.models.model_folder import ACTIONS, INVERSE, SHIPPED, START
 from sfv.models.world_model import WorldModel
 from sfv.report.table import format_table
 from sfv.report.video import encode_mp4
+from sfv.yaml_file import read_yaml
 
 MOST_BYTES = 25_000_000
 WAY_OUT = ("walk forward", "walk forward", "turn left", "turn left", "walk forward")
@@ -62,7 +60,7 @@ def pack(
             )
         card = CARD.read_text().format(pixels=frames.shape[1], **facts(world, model, size))
         if report is not None:
-            content = json.loads(report.read_text())
+            content = read_json(report)
             card += f"\n## Measured\n\n```\n{format_table(content)}\n```\n"
         write_bytes(part / CARD_NAME, card.encode())
     print(f"{out}: {size / 1e6:.1f} MB, Φ {world.fingerprint()}")
@@ -73,7 +71,7 @@ def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
     run = model.parent
     parts = trainings(run)
     config = parts[-1][1]
-    packages = json.loads((run / "environment.json").read_text())["packages"]
+    packages = read_json(run / "environment.json")["packages"]
     train = find_shards(OUT / "shards" / "train")
     settings = world.text.settings()
     return {
@@ -100,7 +98,7 @@ def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
 
 def inverse_accuracy(report: Path) -> str:
     """How well the inverse dynamics model reads true frames of levels that it was not trained on."""
-    metrics = json.loads(report.read_text())["rows"]["true_video"]["metrics"]
+    metrics = read_json(report)["rows"]["true_video"]["metrics"]
     pairs, chunks = (metrics[name]["value"] for name in ("pair_accuracy", "action_accuracy"))
     walks = metrics["pair_accuracy"]["passport"]["count"]
     return (
@@ -110,7 +108,7 @@ def inverse_accuracy(report: Path) -> str:
 
 def trainings(run: Path) -> list[tuple[str, dict[str, Any]]]:
     """Name and settings of a run and of those whose weights it went on from, first to last."""
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = read_yaml(run / "config.yaml")
     earlier = config["model"]["init_from"]
     before = trainings(Path(earlier).parent) if earlier else []
     return [*before, (run.name, config)]

@@ -4,7 +4,6 @@ python -m experiments.submit --config experiments/configs/doom/tiny.yaml --gpus-
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,8 @@ from pathlib import Path
 from experiments.cluster import slurm
 from experiments.cluster.script import SCRIPT, Resources, render
 from experiments.cluster.site import Site, load_site
-from sfv.files import write_bytes, write_json
+from sfv.files import read_json, write_bytes, write_json
+from sfv.texts import printable
 
 FIT = "fit.yaml"
 JOB = "job.json"
@@ -91,26 +91,61 @@ def refuse_alive(folder: Path) -> None:
 
     Raises:
         FileExistsError: names the job.
+        ValueError: it is not known which job that is.
+        SlurmError: SLURM does not say whether it is there.
     """
     job = job_of(folder)
     if job is not None and slurm.alive(job):
         raise FileExistsError(
-            f"{folder}: job {job} of this folder is still there; wait, end it with `scancel {job}`, or "
-            "give another --out"
+            f"{folder}: job {slurm.number_of(job)} of this folder is still there; wait, end it with "
+            f"`{' '.join(slurm.cancel_command(job))}`, or give another --out"
         )
 
 
 def job_of(folder: Path) -> str | None:
-    """The job that was submitted last from a folder."""
+    """The job that was submitted last from a folder: `ID`, or `ID;CLUSTER`.
+
+    Raises:
+        ValueError: there may be a job, but it is not known which.
+    """
     path = folder / JOB
-    return str(json.loads(path.read_text())["id"]) if path.exists() else None
+    if not path.exists():
+        return None
+    content = read_json(path)
+    job = content.get("id") if isinstance(content, dict) else None
+    if not isinstance(job, str) or not slurm.JOB.fullmatch(job):
+        raise ValueError(f"{path} names no job's id ({job!r}). {_look(path)}")
+    return job
 
 
 def submit(script: Path) -> str:
-    """Submit a folder's script and note the job's id in the folder."""
-    job = slurm.submit(script)
-    write_json(script.parent / JOB, {"id": job})
+    """Submit a folder's script and note the job in the folder, as `job_of` gives it.
+
+    Raises:
+        SlurmError: there is no job; or there may be one, and the folder then stays closed to a second.
+    """
+    path = script.parent / JOB
+    before = path.read_bytes() if path.exists() else None
+    write_json(path, {"id": None})  # until the id is known, also if this process dies
+    try:
+        job = slurm.submit(script)
+    except (slurm.NotSubmitted, ValueError):
+        if before is None:
+            path.unlink()
+        else:
+            write_bytes(path, before)
+        raise
+    except slurm.SlurmError as error:
+        raise slurm.SlurmError(f"{error}. {_look(path)}") from error
+    write_json(path, {"id": job})
     return job
+
+
+def _look(path: Path) -> str:
+    return (
+        f"A job may have been submitted from {path.parent} all the same: look with `squeue --me`, end it "
+        f"or wait, then remove {path}"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,9 +189,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return subprocess.run(["bash", str(script)], check=False).returncode
         job = submit(script)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
-    print(f"job {job}\nfolder: {run.folder}\nlog: {run.folder / f'slurm-{job}.out'}")
+    number = slurm.number_of(job)
+    print(f"job {number}\nfolder: {run.folder}\nlog: {run.folder / f'slurm-{number}.out'}")
     return 0
 
 

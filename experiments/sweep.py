@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfv.extras import require
+from sfv.texts import printable
 
 VERBS = ("run", "status", "stop", "best")
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         require("cluster", "sweeps", "optuna")
         return _run(args)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
 
 
@@ -53,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
         return start(args.file, Launch(load_site(args.site), args.local, args.dry_run))
     sweep = load_sweep(args.file)
     lines = {"status": status_lines, "stop": stop, "best": best_lines}[args.verb]
-    print("\n".join(lines(Path(sweep.out), sweep)))
+    print("\n".join(map(printable, lines(Path(sweep.out), sweep))))
     return 0
 
 

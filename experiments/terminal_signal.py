@@ -29,7 +29,7 @@ from experiments.command import run_command
 from sfv import rng
 from sfv.diffusion.sampler import starting_point
 from sfv.generation.episodes import TrueEpisode, load_episodes
-from sfv.metrics.protocol import bootstrap_interval
+from sfv.metrics.interval import mean_interval
 from sfv.models.world_model import WorldModel
 
 STARTS = ("truth", "context", "noise", "copy")
@@ -74,13 +74,13 @@ def _motion(latents: Latents) -> float:
     return float((latents[:, :, 1:] - latents[:, :, :-1]).abs().mean())
 
 
-def table(scores: Sequence[Mapping[str, tuple[float, float]]], seed: int) -> str:
+def table(scores: Sequence[Mapping[str, tuple[float, float]]]) -> str:
     """Means over episodes, with intervals of the difference from `truth`."""
     lines = [f"{'start':9}{'error':>7}  {'against truth':24}{'motion':>7}"]
     for name in STARTS:
         errors, motions = zip(*(score[name] for score in scores), strict=True)
         gaps = [score[name][0] - score["truth"][0] for score in scores]
-        low, high = bootstrap_interval(gaps, seed)
+        low, high = mean_interval(gaps)
         gap = f"{fmean(gaps):+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")
         shown = "" if name == "truth" else gap
         lines.append(f"{name:9}{fmean(errors):7.3f}  {shown:24}{fmean(motions):7.2f}")
@@ -96,7 +96,7 @@ def terminal_signal(
         model: folder of a world model, or `reference`.
         episodes: folder of video shards.
         num_episodes: how many are taken; null takes all.
-        seed: names the noise and the resampling.
+        seed: names the noise.
     """
     world = WorldModel.load(model)
     chosen = load_episodes(episodes, world, num_episodes)
@@ -105,7 +105,7 @@ def terminal_signal(
     print(
         f"{model} (Φ {world.fingerprint()}), {len(chosen)} episodes, seed {seed}: √ᾱ = {kept:.3f}"
     )
-    print(table(scores, seed))
+    print(table(scores))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

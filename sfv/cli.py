@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from sfv import __version__
+from sfv.texts import printable
+from sfv.yaml_file import guard_flags
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("sfv.demo.run:demo", "collect, train, roll out and measure on a small world"),
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _input_errors() as error:
         if os.environ.get("SFV_TRACEBACK"):
             raise
-        print(f"sfv {verb}: {error}", file=sys.stderr)
+        print(f"sfv {verb}: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nsfv {verb}: interrupted; run the same command again to go on", file=sys.stderr)
@@ -112,6 +114,7 @@ def _run(verb: str, args: list[str]) -> None:
         return
     from jsonargparse import auto_cli
 
+    guard_flags(args)
     # A verb is a function, or functions under names of their own; those take what they need by position.
     is_group = isinstance(function, dict)
     by_position = is_group or verb == "board"

@@ -1,14 +1,36 @@
-"""Files that are whole or absent: written under a temporary name, then renamed."""
+"""Files that are whole or absent: written under a temporary name, then renamed.
+
+What is being written lies beside its place in a folder `.NAME.RANDOM.tmp`. Its writer holds a lock there,
+which ends with the process, so that leftovers of a dead writer can be told from work in progress.
+"""
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
+import socket
+import stat
+import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
+
+LOCK = ".lock"
+"""A file that is there while a process uses its folder."""
+
+WAIT = "wait for it, or give another output folder"
+
+_TEMPORARY = ".tmp"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES)
 
 
 @contextmanager
@@ -24,7 +46,7 @@ def partial_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     temporary = _beside(path)
     with _naming(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file, temporary
             file.flush()
             os.fsync(file.fileno())
@@ -32,56 +54,145 @@ def partial_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; on success it takes `path`'s place.
+    """Yield a free path on the disk of `path`, for a file; on success it takes `path`'s place.
+
+    Whatever wrote it, the file is on disk before it is renamed, and has the permissions of any new file
+    (umask).
 
     Raises:
         OSError: as `partial_file`; what stood under `path` before stays.
     """
-    with partial_file(path) as (_, temporary):
+    with _workspace(path) as temporary:
         yield temporary
-    with _naming(path, temporary):
+        _settle(temporary, _usual_mode(temporary))
         temporary.replace(path)
+        sync_folder(path.parent)
 
 
 @contextmanager
 def replacing_parts(folder: Path, marker: str) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; on success all that is in it moves there.
+    """Yield a temporary folder on the disk of `folder`; on success all that is in it moves there.
 
-    Parts of the same name are replaced, `marker` last; other files of `folder` stay.
+    Parts of the same name are replaced, `marker` last; other files of `folder` stay. Permissions and
+    syncing as in `replacing`.
 
     Raises:
         OSError: as `partial_file`; nothing was moved if it came up while writing.
     """
     folder = folder.resolve()  # a link would be replaced itself
-    temporary = _beside(folder)
-    with _naming(folder, temporary):
-        temporary.mkdir(parents=True)
+    with _workspace(folder) as temporary:
+        temporary.mkdir()
         yield temporary
+        _settle(temporary, _usual_mode(temporary))
         if not folder.exists() or not any(folder.iterdir()):
             temporary.replace(folder)
+            sync_folder(folder.parent)
             return
         for part in sorted(temporary.iterdir(), key=lambda p: p.name == marker):
             if part.is_dir() and (folder / part.name).exists():
                 shutil.rmtree(folder / part.name)
             part.replace(folder / part.name)
-        temporary.rmdir()
+            sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk, where the file system can be told to."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a path is a lock or unfinished work of this module."""
+    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(_TEMPORARY))
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{_TEMPORARY}")
 
 
 @contextmanager
-def _naming(path: Path, temporary: Path) -> Iterator[None]:
-    """On failure remove `temporary`; an `OSError` then names `path`."""
+def _workspace(path: Path) -> Iterator[Path]:
+    """Yield a free path in a locked folder beside `path`; afterwards the folder is gone."""
+    work = _beside(path)
+    begun = work.with_suffix(".begun")  # not to be removed before it is locked
+    with _naming(path, work, begun):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent.absolute())
+        begun.mkdir()
+        with (begun / LOCK).open("w") as lock:
+            _try_lock(lock.fileno())
+            begun.rename(work)
+            yield work / "content"
+            shutil.rmtree(work)
+
+
+@lru_cache(maxsize=1024)
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what dead writers left; only once a process, since a folder may hold many files."""
+    for lock in folder.glob(f".*{_TEMPORARY}/{LOCK}"):
+        with suppress(OSError), lock.open("r+") as file:
+            if _try_lock(file.fileno()):
+                shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Take a lock that ends with this process; False where the file system knows no locks.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _usual_mode(temporary: Path) -> int:
+    """What the umask left of the permissions of a file that was made the usual way."""
+    return stat.S_IMODE((temporary.parent / LOCK).stat().st_mode)
+
+
+def _settle(path: Path, mode: int) -> None:
+    """Have all below on disk, readable by whom `mode` says; some libraries write private files."""
+    if path.is_dir():
+        for part in path.iterdir():
+            _settle(part, mode)
+        sync_folder(path)
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        found = os.fstat(descriptor)
+        wanted = stat.S_IMODE(found.st_mode) | mode
+        # A second name of a file that was there before keeps that file's permissions.
+        if wanted != stat.S_IMODE(found.st_mode) and found.st_nlink == 1:
+            os.fchmod(descriptor, wanted)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: Path, *temporary: Path) -> Iterator[None]:
+    """On failure remove what is temporary; an `OSError` then names `path`."""
     try:
         yield
     except BaseException as error:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                temporary.unlink()
+        for left in temporary:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    left.unlink()
         if isinstance(error, OSError):
             raise OSError(
                 error.errno or errno.EIO,
@@ -103,23 +214,135 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-@contextmanager
-def locked(folder: Path, refusal: str) -> Iterator[None]:
-    """Keep a second process off a folder; the lock goes with the process.
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file in a folder, or a folder on its way, is hidden.
+
+    macOS leaves a `._NAME` beside each file on disks of others; other programs keep half-written files so.
+    """
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def ascii_name(text: str, longest: int = 160) -> str:
+    """Make a name of letters, digits, `_` and `-`.
+
+    Other characters become `-`. Where letters of another script would be lost, or the end of a long text,
+    a hash of the whole text stands for them: two texts then keep two names, today and tomorrow.
 
     Args:
-        folder: gets a file `lock`.
-        refusal: what the second one is told.
+        text: any.
+        longest: characters of the name, so that files named by it can be made (255 bytes).
+    """
+    text = unicodedata.normalize("NFC", text)  # a file system may give é back as two characters
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")
+    if plain and text.isascii() and len(plain) <= longest:
+        return plain
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{plain[: longest - 13]}-{digest}".lstrip("-")
+
+
+def regular_file(path: Path) -> Path:
+    """Give a path back if a regular file, or a link to one, is there.
+
+    Reading a pipe would wait for ever, and a device never ends.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        OSError: a folder, a pipe, a device or a socket is there.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        known = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        found = known.get(stat.S_IFMT(mode), "a device")
+        raise OSError(f"{path} is {found}; give a regular file")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Read the JSON of a regular file.
+
+    Raises:
+        ValueError: it is no JSON; names the file and the place.
+        OSError: it is no regular file, or cannot be read.
+    """
+    try:
+        return json.loads(regular_file(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); it may be cut off") from error
+
+
+@contextmanager
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """Keep a second process off a folder; the lock ends with the process.
+
+    Args:
+        folder: gets a file `.lock` for that time.
+        refusal: what the second one is told, after who has the folder.
 
     Raises:
         FileExistsError: another process has it.
     """
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(f"{folder}: {refusal}") from None
+    path = folder / LOCK
+    while True:
+        with path.open("a+") as file:
+            try:
+                if not _try_lock(file.fileno()):
+                    warnings.warn(
+                        f"the file system of {folder} knows no locks: start no second command there",
+                        stacklevel=3,
+                    )
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read() or "another process"
+                raise FileExistsError(f"{folder} is in use by {holder}: {refusal}") from None
+            if not _is_at(file.fileno(), path):
+                continue  # the one before has just removed it
+            with suppress(OSError):  # a full disk is for others to tell
+                file.truncate(0)
+                file.write(_this_process())
+                file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _this_process() -> str:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"process {os.getpid()} on {socket.gethostname()} since {since}"
+
+
+@contextmanager
+def claimed(folder: Path, marker: str, what: str) -> Iterator[None]:
+    """Have a folder to oneself: `claim_folder`, then `locked`.
+
+    Raises:
+        FileExistsError: the folder holds something else, or another process has it.
+    """
+    claim_folder(folder, marker, what)
+    with locked(folder, WAIT):
         yield
+
+
+def confined(path: Path, folder: Path) -> Path:
+    """The real path of a file of a folder, through links that stay in the folder.
+
+    Raises:
+        ValueError: it leads out of the folder, or is no regular file.
+    """
+    real = path.resolve()
+    if not real.is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} leads out of {folder}, to {real}; put a copy there")
+    if not real.is_file():
+        raise ValueError(f"{path} is no regular file; put the file itself there")
+    return real
 
 
 def claim_folder(folder: Path, marker: str, what: str) -> None:
@@ -131,8 +354,10 @@ def claim_folder(folder: Path, marker: str, what: str) -> None:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; give a folder: {what} is made there")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / marker).exists():
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:5])
+    there = folder.iterdir() if folder.is_dir() else ()
+    foreign = sorted(path.name for path in there if not is_temporary(path))
+    if foreign and not (folder / marker).exists():
+        found = ", ".join(foreign[:5])
         raise FileExistsError(
             f"{folder} holds {found}, which is not {what} (no {marker} in it). "
             "Give another output folder, or empty this one first"

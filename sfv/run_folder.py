@@ -7,10 +7,11 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 import sfv
-from sfv.files import claim_folder, write_bytes, write_json
+from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
+from sfv.yaml_file import parse_yaml, read_yaml
 
 CONFIG = "config.yaml"
 MACHINES = ("accelerator", "devices", "num_nodes", "strategy")
@@ -29,31 +30,36 @@ def open_run_folder(folder: Path, config: str) -> None:
     Raises:
         FileExistsError: the folder belongs to another run, or is no run folder; the message names the
             first setting that differs.
+        ValueError: the folder's config is no YAML.
     """
     claim_folder(folder, CONFIG, "a run folder")
     path = folder / CONFIG
     if path.exists():
-        difference = first_difference(_of_the_run(path.read_text()), _of_the_run(config))
+        there = _of_the_run(read_yaml(path), path)
+        difference = first_difference(there, _of_the_run(parse_yaml(config, "the settings"), path))
         if difference:
             raise FileExistsError(
                 f"{folder} belongs to another run: its config.yaml differs ({difference}). "
                 "Give another --out, or the settings this folder was started with to go on with it"
             )
         return
-    write_json(folder / "environment.json", environment())
-    commit, diff = git_state()
-    write_bytes(folder / "git.txt", commit.encode())
-    write_bytes(folder / "git.diff", diff.encode())
-    write_bytes(path, config.encode())
+    with replacing_parts(folder, CONFIG) as part:  # cut off, it would be no run folder
+        write_json(part / "environment.json", environment())
+        commit, diff = git_state()
+        write_bytes(part / "git.txt", commit.encode())
+        write_bytes(part / "git.diff", diff.encode())
+        write_bytes(part / CONFIG, config.encode())
 
 
-def _of_the_run(config: str) -> str:
+def _of_the_run(content: Any, path: Path) -> str:
     """A config without what says only which machines compute, and what is measured at the end."""
-    content: Any = OmegaConf.create(config)
-    content.pop(MEASURED, None)
-    for name in MACHINES:
-        content.get("trainer", {}).pop(name, None)
-    return OmegaConf.to_yaml(_whole(OmegaConf.to_container(content)))
+    if not isinstance(content, dict) or not isinstance(content.get("trainer", {}), dict):
+        raise ValueError(f"{path} holds no settings of a run; it may be cut off")
+    left = {name: value for name, value in content.items() if name != MEASURED}
+    if "trainer" in left:
+        left["trainer"] = {k: v for k, v in left["trainer"].items() if k not in MACHINES}
+    text: str = yaml.safe_dump(_whole(left), allow_unicode=True, sort_keys=False)
+    return text
 
 
 def _whole(content: Any) -> Any:
@@ -70,7 +76,7 @@ def _whole(content: Any) -> Any:
 
 def first_difference(old: str, new: str) -> str:
     """Name the first line in which two configs differ; empty when they are equal."""
-    old_lines, new_lines = old.splitlines(), new.splitlines()
+    old_lines, new_lines = old.split("\n"), new.split("\n")
     for before, after in zip(old_lines, new_lines, strict=False):
         if before != after:
             return f"`{before.strip()}` there, `{after.strip()}` now"

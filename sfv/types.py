@@ -27,6 +27,9 @@ from torch import Tensor
 Precision = Literal["32", "bf16"]
 """Arithmetic of forward passes: float32, or bfloat16 autocast."""
 
+LoRATargets = Literal["temporal", "attention", "all"]
+"""Which layers carry Θ; what each means is the backbone's to say (`Backbone.fast_layers`)."""
+
 
 @runtime_checkable
 class Denoiser(Protocol):

@@ -9,7 +9,6 @@ import data_tools.collect.doom
 import data_tools.collect.metaworld
 import data_tools.convert.lerobot
 import data_tools.dedup
-import experiments.compare
 import experiments.sweep
 import sfv.cli
 from sfv.extras import MissingExtra, require
@@ -24,7 +23,6 @@ CASES = {
     ),
     "data": (data_tools.dedup.main, ["old", "--out=new", "--workers=1"], ["imagehash"]),
     "cluster": (experiments.sweep.main, ["sweep.yaml"], ["optuna"]),
-    "cluster (comparisons)": (experiments.compare.main, ["runs/a"], ["scipy"]),
     "play": (sfv.cli.main, ["rate", "videos", "--out=new"], ["uvicorn"]),
 }
 """What is tried (Dask: tests/data_tools/test_mapping.py) → its command, and what is taken away."""

@@ -1,14 +1,28 @@
 import errno
 import json
+import os
 import resource
+import signal
+import socket
+import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from sfv import files
 from sfv.files import (
+    ascii_name,
     claim_folder,
+    claimed,
+    is_hidden,
+    locked,
     partial_file,
+    read_json,
+    regular_file,
     replacing,
     replacing_parts,
     write_bytes,
@@ -40,7 +54,7 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
     with replacing(path) as temporary:
         temporary.write_text("half")
         assert not path.exists()
-        assert temporary.parent == path.parent, "a rename works only within one disk"
+        assert path.parent in temporary.parents, "a rename works only within one disk"
     assert tree(tmp_path) == {"new": None, "new/a.bin": "half"}
 
 
@@ -158,6 +172,7 @@ def test_the_marker_moves_last(tmp_path, monkeypatch):
         type(tmp_path), "replace", lambda self, to: moved.append(self.name) or replace(self, to)
     )
     write_parts(tmp_path / "m", "2", **parts)
+    moved = [name for name in moved if not name.startswith(".")]
     assert len(moved) == 10 and moved[-1] == "mark"
 
 
@@ -188,3 +203,184 @@ def test_a_file_is_no_folder(tmp_path):
     path.touch()
     with pytest.raises(FileExistsError, match=r"a is a file; give a folder: a run folder is made"):
         claim_folder(path, "config.yaml", "a run folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("a.mp4", "a-mp4"),
+        ("my clips/one", "my-clips-one"),
+        ("_a_", "_a_"),
+        ("-a-", "a"),
+        ("x" * 160, "x" * 160),
+    ],
+)
+def test_an_ascii_name_stays_what_it_was(text, name):
+    assert ascii_name(text) == name
+
+
+def test_names_of_other_scripts_and_long_ones_stay_apart_and_short():
+    texts = [
+        "散歩",
+        "走る",
+        "café",
+        "cafè",
+        "caf",
+        "!!!",
+        "???",
+        "x" * 300,
+        "x" * 301,
+        "é" * 250,
+        "\udcff",
+    ]
+    names = [ascii_name(text) for text in texts]
+    assert len(set(names)) == len(texts) and all(0 < len(name) <= 160 for name in names)
+    assert all(name.isascii() and name[0].isalnum() for name in names)
+    assert ascii_name(unicodedata.normalize("NFD", "café")) == ascii_name("café") == names[2]
+
+
+def test_hidden_files_and_those_in_hidden_folders(tmp_path):
+    hidden = ["._a.mp4", ".git/a.mp4", "a/._b/c.mp4", "a/.DS_Store"]
+    assert all(is_hidden(tmp_path / name, tmp_path) for name in hidden)
+    inside = tmp_path / ".data"
+    assert not is_hidden(inside / "a" / "b._c.mp4", inside), (
+        "what lies above the folder does not count"
+    )
+
+
+def test_only_a_regular_file_is_given_back(tmp_path):
+    (tmp_path / "file").write_text("1")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert regular_file(tmp_path / "link") == tmp_path / "link"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(os.path.relpath(tmp_path / "socket"))
+    kinds = {"pipe": "a pipe", "zero": "a device", "socket": "a socket", "": "a folder"}
+    for name, kind in kinds.items():
+        with pytest.raises(OSError, match=f"is {kind}; give a regular file"):
+            regular_file(tmp_path / name)
+        with pytest.raises(OSError, match=kind):
+            read_json(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        regular_file(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff\x00\xff", b"{}}"])
+def test_json_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json is no JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def killed(work):
+    """Run in a fork that ends itself by SIGKILL."""
+    pid = os.fork()
+    if not pid:
+        work()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_while_writing(path):
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        die()
+
+
+def test_what_a_dead_writer_left_goes_and_work_in_progress_stays(tmp_path):
+    folder = tmp_path / "new"  # of which this process knows nothing yet
+    with replacing(folder / "mine") as temporary:
+        temporary.write_text("mine")
+        killed(lambda: die_while_writing(folder / "a"))
+        assert len(list(folder.iterdir())) == 2
+        after = os.fork()
+        if not after:
+            _in_new_process(folder)
+        assert os.waitstatus_to_exitcode(os.waitpid(after, 0)[1]) == 0
+        assert sorted(p.name for p in folder.glob("[!.]*")) == ["b"]
+        assert len(list(folder.iterdir())) == 2, "the dead one's work is gone, this one's is there"
+    assert tree(folder) == {"b": "b", "mine": "mine"}
+
+
+def _in_new_process(folder):
+    files._remove_leftovers.cache_clear()  # which a fork inherits
+    write_bytes(folder / "b", b"b")
+    os._exit(0)
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Processes in two containers may have one number."""
+    path = tmp_path / "a"
+    with replacing(path) as one, replacing(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert tree(tmp_path) == {"a": "one"}
+    with replacing_parts(tmp_path / "m", "x") as one, replacing_parts(tmp_path / "m", "x") as other:
+        (one / "x").write_text("one")
+        (other / "x").write_text("other")
+    assert tree(tmp_path / "m") == {"x": "one"}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_file_has_the_permissions_that_the_umask_leaves(tmp_path, umask, mode):
+    """safetensors replaces the file by one of its own, which is private."""
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "a") as temporary:
+            save_file({"x": torch.zeros(3)}, temporary)
+        with replacing_parts(tmp_path / "m", "x") as folder:
+            (folder / "unet").mkdir()
+            save_file({"x": torch.zeros(3)}, folder / "unet" / "a")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "a", tmp_path / "m" / "unet" / "a"):
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    allowed = 0o777 & ~umask
+    assert stat.S_IMODE((tmp_path / "m" / "unet").stat().st_mode) == allowed
+
+
+def test_a_second_name_of_a_private_file_stays_private(tmp_path):
+    (tmp_path / "mine").touch(0o600)
+    with replacing(tmp_path / "also") as temporary:
+        os.link(tmp_path / "mine", temporary)
+    assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o600
+
+
+def test_what_is_published_was_synced_before_and_its_folder_afterwards(tmp_path, monkeypatch):
+    done = []
+    sync, replace = os.fsync, type(tmp_path).replace
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.fstat(fd).st_ino) or sync(fd))
+    monkeypatch.setattr(
+        type(tmp_path), "replace", lambda self, to: done.append(str(to)) or replace(self, to)
+    )
+    path = tmp_path / "a"
+    with replacing(path) as temporary:
+        temporary.write_text("the first inode")
+        save_file({"x": torch.zeros(3)}, temporary)
+    order = [path.stat().st_ino, str(path), tmp_path.stat().st_ino]
+    assert [entry for entry in done if entry in order] == order
+
+
+def test_a_folder_in_use_is_refused_and_free_when_its_user_is_dead(tmp_path):
+    folder = tmp_path / "out"
+    holder = (
+        rf"{folder} is in use by process {os.getpid()} on \S+ since 20\S+: wait for it, or give"
+    )
+    with claimed(folder, "mark", "a demo folder"), pytest.raises(FileExistsError, match=holder):
+        claimed(folder, "mark", "a demo folder").__enter__()
+    assert tree(folder) == {}
+
+    def die_inside():
+        with locked(folder, "wait"):
+            die()
+
+    killed(die_inside)
+    assert len(list(folder.iterdir())) == 1
+    with claimed(folder, "mark", "a demo folder"), pytest.raises(FileExistsError):
+        locked(folder, "wait").__enter__()
+    assert tree(folder) == {}

@@ -107,6 +107,17 @@ def test_fewer_cuts_with_less_motion_reach_nothing(claims):
     assert judged(claims, "scene cuts")[1] == "the best of the others is 0: no ratio"
 
 
+def test_a_still_video_reaches_nothing(claims):
+    write(claims, BENCHMARK, "fast", scuts=0.1, motion=3.0, motion_ceiling=12.0)
+    write(claims, BENCHMARK, "none", scuts=1.0, motion=3.0, motion_ceiling=3.0)
+    assert judged(claims, "scene cuts") == (
+        "0.10 [0.08, 0.12]; fast does not count, its motion of 3.00 is 75% below the true video's 12.00",
+        "no",
+    )
+    write(claims, "long", "fast", src=80.0, motion=3.0, motion_ceiling=12.0)
+    assert "| (80 [72, 88]) |" in page(claims)
+
+
 def test_the_closed_share_of_the_gap(claims):
     write(claims, BENCHMARK, "fast", src=85.0)
     write(claims, BENCHMARK, "none", src=80.0, src_ceiling=90.0)

@@ -71,7 +71,9 @@ def test_estimate_knows_its_size(data, capsys):
 def test_a_class_that_nobody_trusts_is_not_imported(tmp_path, monkeypatch):
     (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"model\.json names the backbone 'evil\.Net', which is not"):
+    with pytest.raises(
+        ValueError, match=r"model\.json names the backbone 'evil\.Net', which is not"
+    ):
         find_backbone("evil.Net", tmp_path / "model.json")
     monkeypatch.setenv("SFV_TRUST", "json.JSONDecoder")
     with pytest.raises(ValueError, match=r"no subclass of sfv\.backbones\.base\.Backbone"):

@@ -46,7 +46,7 @@ def test_the_table_has_paired_differences_with_intervals():
         {"truth": (1.0, 0.5), "context": (1.2, 0.4), "noise": (2.0, 0.3), "copy": (3.0, 0.0)},
         {"truth": (2.0, 0.5), "context": (2.4, 0.4), "noise": (3.0, 0.3), "copy": (4.0, 0.0)},
     ]
-    lines = terminal_signal.table(scores, 0).splitlines()
+    lines = terminal_signal.table(scores).splitlines()
     assert lines[1].split() == ["truth", "1.500", "0.50"]
-    assert lines[2].split() == ["context", "1.800", "+0.300", "[+0.200,", "+0.400]", "0.40"]
+    assert lines[2].split() == ["context", "1.800", "+0.300", "[-0.971,", "+1.571]", "0.40"]
     assert lines[3].split() == ["noise", "2.500", "+1.000", "[+1.000,", "+1.000]", "0.30"]

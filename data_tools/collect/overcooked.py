@@ -33,7 +33,9 @@ from data_tools.collect.runner import (
 from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
 from data_tools.language import Language, in_words
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
+from sfv.files import is_hidden
 from sfv.rng import seed_of
+from sfv.texts import read_text
 
 VERSION = "1"
 VAL_EVERY = 6
@@ -149,7 +151,7 @@ def find_clips(games: Path, split: Split, frames: int) -> tuple[Clip, ...]:
     """Cut every game of a split into clips that end with an event, for each of its two cooks."""
     clips = []
     for path in sorted(games.glob("*.json")):
-        if path.name != SOURCE and split_of(path.stem) == split:
+        if path.name != SOURCE and not is_hidden(path, games) and split_of(path.stem) == split:
             game = _read(path)
             for cook in (0, 1):
                 found = segments(game["states"], game["terrain"], cook)
@@ -176,7 +178,7 @@ def spans(found: Sequence[Segment], frames: int) -> list[tuple[int, int]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    game = json.loads(path.read_text())
+    game = json.loads(read_text(path))
     if not isinstance(game, dict) or "states" not in game:
         raise SchemaError(f"{path}: is no exported game; export the games again")
     return game

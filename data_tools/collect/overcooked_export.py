@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from sfv.data.schema import SchemaError
 from sfv.files import write_bytes
+from sfv.texts import printable
 
 SHA256 = "478bf319274bdb6c5bede8048ee901d088912353111ab85e9fb2bf389c6ccddf"
 SOURCE = "source.json"
@@ -199,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         count = export(args.sdist, args.out)
     except (SchemaError, OSError, pickle.UnpicklingError, tarfile.TarError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     print(f"{sum(count.values())} games ({count}) in {args.out}")
     return 0

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from data_tools.files import settings_hash
 from sfv.data.schema import SPLITS, SchemaError, from_json
-from sfv.files import write_bytes
+from sfv.files import WAIT, is_hidden, locked, read_json, write_bytes
+from sfv.texts import printable
 
 SUMMARY = "summary.json"
 _ROW = ("id", "kept", "skipped")
@@ -137,12 +138,19 @@ def collect(
     Raises:
         SchemaError: the folder holds other episodes, or a count is below 1.
         MissingEngine: the simulator is not installed.
-        OSError: a worker died, or the folder cannot be written.
+        OSError: a worker died, another process collects there, or the folder cannot be written.
     """
     if episodes < 1 or workers < 1:
         raise SchemaError(f"--episodes {episodes} --workers {workers}: both have to be at least 1")
     recipe.require()
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, WAIT):
+        return _collect(recipe, folder, episodes, workers, resume)
+
+
+def _collect(
+    recipe: Recipe, folder: Path, episodes: int, workers: int, resume: bool
+) -> dict[str, Any]:
     before = _finished(recipe, folder, episodes, resume)
     left = [index for index in range(episodes) if recipe.episode_id(index) not in before]
     jobs = _jobs(recipe, left, 1 if workers == 1 else recipe.jobs_per_worker * workers)
@@ -159,7 +167,8 @@ def collect(
 
 def _finished(recipe: Recipe, folder: Path, episodes: int, resume: bool) -> dict[str, Outcome]:
     """Episodes that stand in the folder already."""
-    present = sorted(p for p in folder.glob("*.json") if p.name != SUMMARY)
+    there = [path for path in folder.glob("*.json") if not is_hidden(path, folder)]
+    present = sorted(path for path in there if path.name != SUMMARY)
     if present and not resume:
         raise SchemaError(
             f"{folder} holds {len(present)} episodes already; give --resume to keep them and go on, "
@@ -167,7 +176,7 @@ def _finished(recipe: Recipe, folder: Path, episodes: int, resume: bool) -> dict
         )
     rows: dict[str, dict[str, Any]] = {}
     if (folder / SUMMARY).exists():
-        rows = {row["id"]: row for row in json.loads((folder / SUMMARY).read_text())[recipe.noun]}
+        rows = {row["id"]: row for row in read_json(folder / SUMMARY)[recipe.noun]}
     wanted = {recipe.episode_id(index) for index in range(episodes)}
     asked = recipe_hash(recipe)
     finished = {}
@@ -318,7 +327,7 @@ def run_command(recipe_of: Callable[[argparse.Namespace], Recipe], args: argpars
         recipe = recipe_of(args)
         summary = collect(recipe, args.out, args.episodes, args.workers, args.resume)
     except (SchemaError, MissingEngine, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     print(json.dumps({k: v for k, v in summary.items() if k != recipe.noun}, indent=1))
     return 0 if summary["episodes"]["kept"] == args.episodes else 1

@@ -3,7 +3,6 @@
 import argparse
 import json
 import multiprocessing
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,7 +30,8 @@ from data_tools.convert.recording import (
 from data_tools.convert.timeline import Layout, Stretch, lay_out
 from data_tools.files import encode_mp4, write_episode
 from sfv.data.schema import SPLITS, Encoding, EpisodeMeta, Provenance, SchemaError, Split, to_json
-from sfv.files import write_json
+from sfv.files import WAIT, ascii_name, is_hidden, locked, write_json
+from sfv.texts import printable
 
 SUMMARY = "summary.json"
 ROWS = ".inputs"
@@ -88,6 +88,7 @@ def run(
 
     Raises:
         SetupError: see `read_settings`, `read_splits`, `split_of`; or `args.out` holds other episodes.
+        FileExistsError: another process converts there.
     """
     settings = read_settings(args, tool, {"source": source.name, **source.settings})
     _check_keys(source)
@@ -97,6 +98,13 @@ def run(
     for recording, split in _assigned(source, read_splits(args, splits), rows):
         jobs.append(Job(recording, split, bare, settings, read_details, args.out))
     args.out.mkdir(parents=True, exist_ok=True)
+    with locked(args.out, WAIT):
+        return _run(args, source, jobs, rows, settings)
+
+
+def _run(
+    args: argparse.Namespace, source: Source, jobs: list[Job], rows: list[Row], settings: Settings
+) -> dict[str, Any]:
     before = _finished(jobs, args.out, settings, args.resume)
     left = [job for job in jobs if job.recording.key not in before]
     with tqdm(total=len(jobs), initial=len(before), desc=source.name, unit="input") as bar:
@@ -110,9 +118,8 @@ def run(
 
 def finish(summary: dict[str, Any]) -> int:
     """Print a summary; 1 when an input was broken or nothing was kept."""
-    print(
-        json.dumps({k: v for k, v in summary.items() if k != "rows"}, indent=1, ensure_ascii=False)
-    )
+    shown = {name: part for name, part in summary.items() if name != "rows"}
+    print(printable(json.dumps(shown, indent=1, ensure_ascii=False), keep="\n"))
     return 1 if summary["inputs"]["broken"] or not summary["episodes"]["kept"] else 0
 
 
@@ -121,7 +128,7 @@ def main(convert: Callable[[argparse.Namespace], dict[str, Any]], args: argparse
     try:
         return finish(convert(args))
     except (SetupError, BadInput, SchemaError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
 
 
@@ -129,7 +136,7 @@ def _check_keys(source: Source) -> None:
     """Refuse two inputs whose episodes would have one name."""
     seen: dict[str, str] = {}
     for recording in source.recordings:
-        name = file_name(recording.key)
+        name = ascii_name(recording.key)
         if name in seen:
             raise SetupError(
                 f"inputs {seen[name]!r} and {recording.key!r} would both be named {name!r}; rename one or "
@@ -156,7 +163,8 @@ def _assigned(
 
 def _finished(jobs: list[Job], out: Path, settings: Settings, resume: bool) -> dict[str, Row]:
     """Rows of inputs that an earlier call with equal settings converted."""
-    present = sorted(path.name for path in out.glob("*.json") if path.name != SUMMARY)
+    episodes = [path for path in out.glob("*.json") if not is_hidden(path, out)]
+    present = sorted(path.name for path in episodes if path.name != SUMMARY)
     if present and not resume:
         raise SetupError(
             f"{out} holds {len(present)} episodes already; give --resume to keep them and go on, or "
@@ -248,7 +256,7 @@ def _encode(job: Job, stretch: Stretch) -> bytes:
 def _meta(job: Job, stretch: Stretch, index: int) -> EpisodeMeta:
     settings = job.settings
     return EpisodeMeta(
-        id=f"{job.source.name}-{file_name(job.recording.key)}-{index:03d}",
+        id=f"{job.source.name}-{ascii_name(job.recording.key)}-{index:03d}",
         split=job.split,
         scene=f"{job.source.name}/{job.recording.scene}",
         domain=job.source.domain,
@@ -266,13 +274,8 @@ def _meta(job: Job, stretch: Stretch, index: int) -> EpisodeMeta:
     )
 
 
-def file_name(key: str) -> str:
-    """Make a key fit for a file name."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", key).strip("-")
-
-
 def _row_path(job: Job) -> Path:
-    return job.folder / ROWS / f"{file_name(job.recording.key)}.json"
+    return job.folder / ROWS / f"{ascii_name(job.recording.key)}.json"
 
 
 def _skipped(skip: Skip) -> Row:

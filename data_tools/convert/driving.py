@@ -34,6 +34,7 @@ from data_tools.convert.recording import (
 )
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import SPLITS
+from sfv.files import is_hidden
 
 SLOTS = 15
 """Actions that a row of the annotation file has room for."""
@@ -169,12 +170,13 @@ def _official_splits(lists: Path | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for split in SPLITS:
         try:
-            lines = read_text(lists / f"{split}.txt").split()
+            lines = read_text(lists / f"{split}.txt").split("\n")
         except BadInput as error:
             raise SetupError(
                 f"--lists: {error}; needed are train.txt, val.txt, test.txt"
             ) from error
-        found |= {line.partition("_")[2] or line: split for line in lines}
+        names = [line.strip() for line in lines if line.strip()]
+        found |= {name.partition("_")[2] or name: split for name in names}
     return found
 
 
@@ -182,7 +184,7 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files below a folder by name; links that lead out of it are not followed."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes:
+        if path.suffix.lower() in suffixes and not is_hidden(path, folder):
             found[path.stem] = inside(folder, str(path.relative_to(folder)), "a link")
     if not found:
         raise SetupError(f"{folder}: no {' or '.join(suffixes)} file in it or below")

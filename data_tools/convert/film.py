@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data_tools.collect.pictures import area_weights
 from data_tools.convert.recording import BadInput, Recording
 from data_tools.convert.timeline import EPSILON
+from sfv.files import is_hidden
 
 Picture = NDArray[np.uint8]
 Moment = tuple[float, Callable[[], Picture]]
@@ -143,7 +144,7 @@ def pictures(folder: Path) -> list[Path]:
     """
     numbered: dict[int, Path] = {}
     for path in folder.iterdir():
-        if path.suffix.lower() not in PICTURE_NAMES:
+        if path.suffix.lower() not in PICTURE_NAMES or is_hidden(path, folder):
             continue
         digits = "".join(itertools.takewhile(str.isdecimal, reversed(path.stem)))[::-1]
         if not digits or int(digits) in numbered:

@@ -30,9 +30,12 @@ from data_tools.convert.recording import (
 )
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import DOMAINS, ID_PATTERN
+from sfv.files import is_hidden
+from sfv.texts import same_form
 
 COLUMNS = ("video", "start", "stop", "text", "scene")
 TABLES = ("actions.csv", "actions.jsonl")
+LONGEST_NAME = 40
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
@@ -44,8 +47,10 @@ def find(root: Path, name: str, domain: str, licence: str, picture_fps: float) -
         BadInput: the table cannot be used.
     """
     need_dir(root, "the folder with the videos and the table (--root)")
-    if not re.fullmatch(ID_PATTERN, name):
-        raise SetupError(f"--name {name!r}: allowed are letters, digits, '_' and '-'")
+    if not re.fullmatch(ID_PATTERN, name) or len(name) > LONGEST_NAME:
+        raise SetupError(
+            f"--name {name!r}: allowed are letters, digits, '_' and '-', {LONGEST_NAME} at most"
+        )
     if not picture_fps > 0:
         raise SetupError(f"--picture-fps {picture_fps}: allowed are numbers above 0")
     found, skips = _annotated(root)
@@ -62,9 +67,10 @@ def find(root: Path, name: str, domain: str, licence: str, picture_fps: float) -
         key = video if path.is_dir() else str(Path(video).with_suffix(""))
         recordings.append(Recording(key, scene, path, picture_fps=fps, payload=tuple(spans)))
     for path in sorted(root.rglob("*")):
-        known = str(path.relative_to(root))
+        known = same_form(str(path.relative_to(root)))
         if path.suffix.lower() in VIDEO_SUFFIXES and known not in found:
-            skips.append(Skip(f"video {known}", "video without an action", fault=False))
+            reason = "hidden file" if is_hidden(path, root) else "video without an action"
+            skips.append(Skip(f"video {known}", reason, fault=False))
     return Source(
         name=name,
         domain=_domain(domain),
@@ -114,11 +120,11 @@ def _rows(root: Path) -> list[dict[str, Any]]:
 
 
 def _text(row: dict[str, Any], name: str, index: int) -> str:
-    """Read a text; a scene may be empty here, which is an error later, with a hint."""
+    """Read a text in the form that names are compared in; an empty scene is an error later, with a hint."""
     value = row.get(name, "" if name == "scene" else None)
     if not isinstance(value, str) or (name != "scene" and not value.strip()):
         raise BadInput(f"{name!r} is no text: row {index} has {value!r}")
-    return value.strip()
+    return same_form(value.strip())
 
 
 def _span(row: dict[str, Any], index: int) -> Span:

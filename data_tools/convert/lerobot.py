@@ -28,6 +28,7 @@ from data_tools.convert.recording import (
     whole,
 )
 from data_tools.convert.timeline import Layout
+from sfv.files import ascii_name
 
 HINT = (
     "LeRobot data do not name the place: give --scene-by dataset (all in one place), task (one place "
@@ -81,7 +82,7 @@ def find(
             )
         )
     return Source(
-        name=name or common.file_name(root.resolve().name),
+        name=name or ascii_name(root.resolve().name),
         domain="robot",
         licence=licence,
         source=f"LeRobot {meta.version} data set {root.resolve().name}, camera {meta.camera}",

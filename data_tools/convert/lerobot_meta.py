@@ -17,6 +17,7 @@ from data_tools.convert.recording import (
     read_jsonl,
     whole,
 )
+from sfv.files import is_hidden
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _PLACE = re.compile(r"\{(\w+)(?::0?(\d)d)?\}")
@@ -196,7 +197,8 @@ def _rows_v2(root: Path) -> list[dict[str, Any]]:
 
 def _rows_v3(root: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    paths = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
+    found = (root / "meta" / "episodes").glob("*/*.parquet")
+    paths = sorted(path for path in found if not is_hidden(path, root))
     if not paths:
         raise BadInput(f"no episode table: {root / 'meta' / 'episodes'} holds no */*.parquet")
     for path in paths:

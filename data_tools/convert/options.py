@@ -12,6 +12,7 @@ from data_tools.convert.recording import BadInput, NotWanted, Recording, SetupEr
 from data_tools.convert.timeline import Layout
 from data_tools.files import LOSSLESS, Quality, h264, settings_hash
 from sfv.data.schema import SPLITS, Split
+from sfv.texts import same_form
 
 VERSION = "1"
 
@@ -58,7 +59,8 @@ def add_common(
         "--split-file",
         type=Path,
         metavar="JSON",
-        help='{"train": [SCENE, ...], "val": [...], "test": [...]}; a scene may be a pattern (P0?)',
+        help='{"train": [SCENE, ...], "val": [...], "test": [...]}; a scene may be a pattern '
+        "(P0?), and its very name goes before patterns",
     )
     p.add_argument("--fps", type=int, default=8, help="frames a second of the episodes")
     p.add_argument("--size", default="64", metavar="H[xW]", help="frame height and width, pixels")
@@ -179,10 +181,12 @@ def split_of(recording: Recording, splits: dict[str, list[str]], hint: str) -> S
             f"{recording.key}: the scene is missing, and splits go by scene (no test scene is ever "
             f"trained on); {hint}"
         )
-    found = [
+    scene = same_form(recording.scene)
+    forms = {split: [same_form(pattern) for pattern in splits[split]] for split in splits}
+    found = [split for split, patterns in forms.items() if scene in patterns] or [
         split
-        for split, patterns in splits.items()
-        if any(fnmatchcase(recording.scene, pattern) for pattern in patterns)
+        for split, patterns in forms.items()
+        if any(fnmatchcase(scene, pattern) for pattern in patterns)
     ]
     if len(found) > 1:
         raise SetupError(f"scene {recording.scene!r} stands in {found}; give it to one split")

@@ -1,12 +1,15 @@
 """What a converter hands over: recordings with their annotations; and safe readers for its input."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from sfv import texts
 
 CELL_LIMIT = 1_000_000
 """Characters of one CSV cell; more is a broken file."""
@@ -150,8 +153,13 @@ def inside(root: Path, name: str, what: str) -> Path:
     Raises:
         BadInput: it leads out of the root.
     """
-    path = (root / name).resolve()
-    if "\0" in name or not path.is_relative_to(root.resolve()):
+    try:
+        path = (root / name).resolve()
+        if path.is_relative_to(root.resolve()):
+            path = texts.find_file(root, name).resolve()
+    except (OSError, ValueError) as error:  # longer than a name may be, or no text a name can have
+        raise BadInput(f"path that no file can have: {what} names {name[:80]!r}") from error
+    if not path.is_relative_to(root.resolve()):
         raise BadInput(f"path outside of the data set: {what} names {name!r}")
     return path
 
@@ -168,17 +176,17 @@ def need_dir(path: Path, what: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text.
+    """Read a UTF-8 text, see `sfv.texts`.
 
     Raises:
         BadInput: missing or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return texts.read_text(path)
     except OSError as error:
         raise BadInput(f"file cannot be read: {path} ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"file is not UTF-8 text: {path} ({error})") from error
+    except ValueError as error:
+        raise BadInput(f"file is not UTF-8 text: {error}") from error
 
 
 def read_csv(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
@@ -188,7 +196,7 @@ def read_csv(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
         BadInput: missing, no header, a needed column is missing, a row of another length.
     """
     csv.field_size_limit(CELL_LIMIT)
-    reader = csv.DictReader(read_text(path).splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(path)), strict=True)
     try:
         rows = list(reader)
     except csv.Error as error:
@@ -226,7 +234,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         BadInput: missing, or a line that is no JSON object.
     """
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -23,6 +23,7 @@ from data_tools.convert.recording import (
     Recording,
     Samples,
     SetupError,
+    Skip,
     Source,
     Span,
     compact,
@@ -33,6 +34,7 @@ from data_tools.convert.recording import (
     skip_of,
 )
 from data_tools.convert.timeline import Layout
+from sfv.files import is_hidden
 
 FORMAT = "sfv.rlbench/1"
 EPISODE = "episode.json"
@@ -79,6 +81,9 @@ def find(export: Path, fps: float, scene_by: str, with_task: bool) -> Source:
     recordings, skips = [], []
     for path in sorted(export.rglob(EPISODE)):
         key = str(path.parent.relative_to(export))
+        if is_hidden(path, export):
+            skips.append(Skip(key, "hidden file", fault=False))
+            continue
         try:
             given = _read(path)
             folder = inside(path.parent, str(given["camera"]), f"{key} camera")

@@ -29,6 +29,7 @@ from data_tools.convert.recording import (
 )
 from data_tools.convert.timeline import Layout, first_frame
 from data_tools.convert.vpt_words import KEYS, Tick, words
+from sfv.files import is_hidden
 
 TICKS_PER_SECOND = 20
 NAME = re.compile(r"(?P<contractor>.+)-(?P<session>[0-9a-f]{12})-\d{8}-\d{6}")
@@ -62,6 +63,9 @@ def find(folder: Path, scene_by: str, scene: str, keep_menus: bool) -> Source:
     recordings, skips = [], []
     for name in sorted(names):
         video, ticks = folder / f"{name}.mp4", folder / f"{name}.jsonl"
+        if is_hidden(video, folder):
+            skips.append(Skip(name, "hidden file", fault=False))
+            continue
         lacking = [path.suffix for path in (video, ticks) if not path.is_file()]
         if lacking:
             skips.append(Skip(name, f"recording lacks its {lacking[0]} file"))

@@ -16,6 +16,7 @@ from data_tools.collect.runner import MissingEngine
 from data_tools.plan_worlds.doom_tasks import doom_tasks
 from data_tools.plan_worlds.metaworld_tasks import metaworld_tasks
 from sfv.planning.tasks import TaskSet, save_tasks
+from sfv.texts import printable
 
 MAKERS: dict[str, Callable[[str, int, int, int, int], TaskSet]] = {
     "doom": doom_tasks,
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tasks = MAKERS[args.world](args.out.stem, args.tasks, args.seed, args.size, args.chunks)
         save_tasks(tasks, args.out)
     except (ValueError, OSError, MissingEngine) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
         return 2
     print(f"{len(tasks.tasks)} tasks: {args.out}")
     return 0

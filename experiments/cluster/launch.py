@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import submit
+from experiments.cluster import slurm
 from experiments.cluster.script import SCRIPT, render
 from experiments.cluster.site import Site
 from experiments.cluster.study import Study
 from experiments.cluster.sweep_file import Sweep, combinations, load_sweep
 from experiments.cluster.trial import CONFIG, SWEEP, fit_flags
 from sfv.files import claim_folder, locked, write_bytes
+from sfv.texts import read_text
 
 IN_USE = "another command is running this sweep; wait for it, or end it"
 TASK = "$SLURM_ARRAY_TASK_ID"
@@ -67,7 +69,8 @@ def start(file: Path, launch: Launch) -> int:
         if launch.local is not None:
             return _run_here(folder, left, launch.local)
         job = submit.submit(folder / SCRIPT)
-    print(f"job {job}: {len(left)} trials, {sweep.parallel} at a time\nfolder: {folder}")
+    number = slurm.number_of(job)
+    print(f"job {number}: {len(left)} trials, {sweep.parallel} at a time\nfolder: {folder}")
     return 0
 
 
@@ -89,9 +92,9 @@ def _write(file: Path, folder: Path, sweep: Sweep) -> None:
     """Keep copies: trials that start later must not see what was edited meanwhile."""
     from sfv.run_folder import first_difference
 
-    text = file.read_text()
+    text = read_text(file)
     if (folder / SWEEP).exists():
-        difference = first_difference((folder / SWEEP).read_text(), text)
+        difference = first_difference(read_text(folder / SWEEP), text)
         if difference:
             raise FileExistsError(
                 f"{folder} belongs to another sweep: its {SWEEP} differs ({difference}). Give another "

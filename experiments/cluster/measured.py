@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-    EventAccumulator,
-)
-
+from experiments.cluster.events import scalars_of
 from sfv.metrics import protocol
-from sfv.report.rows import flatten, parse_report
+from sfv.report import rows
+from sfv.report.rows import flatten
 from sfv.run_folder import CONFIG
+from sfv.yaml_file import read_yaml
 
 SEEDS = frozenset({"seed_everything", "model.seed", "data.seed"})
 PLACES = frozenset({"out", "trainer.default_root_dir", "data.codec_fingerprint"})
@@ -33,6 +31,7 @@ class Value:
         low: end of its interval; None without one.
         high: the other end.
         num: episodes or videos of its row.
+        still: why it does not count, as a still video wins this metric; "" where it counts.
     """
 
     value: float
@@ -40,6 +39,7 @@ class Value:
     low: float | None = None
     high: float | None = None
     num: int | None = None
+    still: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ def load_run(folder: Path) -> Run:
         raise FileNotFoundError(
             f"{folder}: no run folder, {CONFIG} is missing; give folders of `sfv fit`"
         )
-    content = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
-    assert isinstance(content, dict)
+    content = read_yaml(folder / CONFIG)
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder / CONFIG} holds no settings; it may be cut off")
     settings = flatten({str(key): value for key, value in content.items()})
     logged, cost = _logged(folder / "tensorboard", settings)
     values = {**logged, **_reported(folder)}
@@ -106,13 +107,15 @@ def read_report(path: Path) -> dict[str, Value]:
     Raises:
         ValueError: it is no such report; names the file and the place.
     """
-    try:
-        report = parse_report(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    report = rows.read_report(path)
     return {
         f"{row.name}/{metric}": Value(
-            cell.value, dict(cell.passport or {}), cell.low, cell.high, row.num
+            cell.value,
+            dict(cell.passport or {}),
+            cell.low,
+            cell.high,
+            row.num,
+            "" if row.counts(metric) else row.still,
         )
         for row in report.rows
         for metric, cell in row.cells.items()
@@ -125,15 +128,13 @@ def _logged(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Value]
     last: tuple[int, float] | None = None
     seconds = 0.0
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
-        scalars = [e for tag in events.Tags()["scalars"] for e in events.Scalars(tag)]
+        scalars = list(scalars_of(path))
         if scalars:
-            times = [e.wall_time for e in scalars]
+            times = [scalar.time for scalar in scalars]
             seconds += max(times) - min(times)
-        if "val/loss" in events.Tags()["scalars"]:
-            newest = events.Scalars("val/loss")[-1]
-            if newest.step > 0:  # at 0 stands the NaN that announces it to HParams
-                last = max(last or (-1, 0.0), (newest.step, newest.value))
+        losses = [scalar for scalar in scalars if scalar.tag == "val/loss"]
+        if losses and losses[-1].step > 0:  # at 0 stands the NaN that announces it to HParams
+            last = max(last or (-1, 0.0), (losses[-1].step, losses[-1].value))
     processes = int(settings.get("trainer.num_nodes") or 1) * _devices(settings)
     cost = seconds / 3600 * processes if seconds else None
     if last is None:

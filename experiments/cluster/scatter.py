@@ -13,17 +13,22 @@ from sfv.report.draw import font_of
 
 WIDTH, HEIGHT, MARGIN = 720, 440, 70
 COLOURS = ("#1b6ca8", "#c8553d", "#2e8b57", "#8e5ea2", "#b8860b", "#444444")
+GREY = "#b5b5b5"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One method: its cost and quality, with an interval where there is one."""
+    """One method: its cost and quality, with an interval where there is one.
+
+    `still` says why its quality does not count, and makes it grey; "" where it counts.
+    """
 
     name: str
     cost: float
     value: float
     low: float | None
     high: float | None
+    still: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class Axis:
 
     def ticks(self) -> list[float]:
         return [self.low + (self.high - self.low) * i / 4 for i in range(5)]
+
+
+def colour_of(points: Sequence[Point], i: int) -> str:
+    """A point's colour; grey is for what does not count."""
+    return GREY if points[i].still else COLOURS[i % len(COLOURS)]
 
 
 def axes_of(points: Sequence[Point]) -> tuple[Axis, Axis]:
@@ -78,7 +88,7 @@ def write_png(path: Path, points: Sequence[Point], x_name: str, y_name: str) -> 
     draw.text((WIDTH / 2, HEIGHT - 26), x_name, "black", font, anchor="ma")
     draw.text((6, 4), y_name, "black", font)
     for i, point in enumerate(points):
-        colour, place = COLOURS[i % len(COLOURS)], (x.place(point.cost), y.place(point.value))
+        colour, place = colour_of(points, i), (x.place(point.cost), y.place(point.value))
         if point.low is not None and point.high is not None:
             draw.line([(place[0], y.place(point.low)), (place[0], y.place(point.high))], colour, 2)
         draw.circle(place, 5, colour)
@@ -99,7 +109,7 @@ def write_html(path: Path, points: Sequence[Point], x_name: str, y_name: str, ta
         f'<text x="{x.place(n)}" y="{HEIGHT - MARGIN + 18}" text-anchor="middle">{n:.3g}</text>'
         for n in x.ticks()
     ]
-    lines += [_dot(point, COLOURS[i % len(COLOURS)], x, y) for i, point in enumerate(points)]
+    lines += [_dot(point, colour_of(points, i), x, y) for i, point in enumerate(points)]
     lines.append(
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 14}" text-anchor="middle">{html.escape(x_name)}</text>'
     )
@@ -121,7 +131,8 @@ def _dot(point: Point, colour: str, x: Axis, y: Axis) -> str:
             f'stroke="{colour}" stroke-width="2"/>'
         )
     name = html.escape(point.name)
+    still = f"; does not count: {html.escape(point.still)}" if point.still else ""
     return (
         f'{bar}<circle cx="{at_x}" cy="{at_y}" r="5" fill="{colour}"><title>{name}: {point.value:.5g} at '
-        f'{point.cost:.3g}</title></circle><text x="{at_x + 8}" y="{at_y + 4}">{name}</text>'
+        f'{point.cost:.3g}{still}</title></circle><text x="{at_x + 8}" y="{at_y + 4}">{name}</text>'
     )

@@ -20,7 +20,9 @@ WAIT_S = 300
 """How long processes may go on after the first has ended. They would wait for a crashed one for ever;
 killing them at once would hide with what code they end, and cut off the one that saves."""
 
-TIME = re.compile(r"^(\d+-)?\d+(:\d\d){0,2}$")
+TIME = re.compile(r"([0-9]+-)?[0-9]+(:[0-9][0-9]){0,2}")
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+VARIABLE = re.compile(rf"(\$\$|\$({_NAME})|\$\{{({_NAME})\}}|[^$]+|\$)")
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Resources:
                 raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1")
         if self.gpus_per_node < 0:
             raise ValueError(f"gpus_per_node is {self.gpus_per_node}; give 0 or more")
-        if not TIME.match(self.time):
+        if not TIME.fullmatch(self.time):
             raise ValueError(
                 f"time is {self.time!r}; write minutes (90), hours:minutes:seconds (4:00:00) or "
                 "days-hours (2-0)"
@@ -87,7 +89,7 @@ def render(
             same command again would not mend; the exit code follows them.
     """
     python = site.python or ("python" if site.container else sys.executable)
-    options = [*_options(name, site, resources, array), *site.sbatch]
+    options = _options(name, site, resources, array)
     first = [] if prepare is None else [f"{_line(site, python, prepare)} || exit $?"]
     expected = "|".join(str(code) for code in (0, REQUEUE_EXIT, STOP_EXIT, KILLED_EARLY))
     note = "" if failed is None else f"{_line(site, python, failed)} $code"
@@ -97,8 +99,8 @@ def render(
         f"# Submit again: cd to this folder, then sbatch {SCRIPT}. Without SLURM: bash {SCRIPT}",
         *(f"#SBATCH {option}" for option in options),
         f"cd {shlex.quote(str(Path.cwd()))} || exit 1",
-        *(f"export {key}={shlex.quote(value)}" for key, value in site.environment.items()),
-        *(f"module load {shlex.quote(module)}" for module in site.modules),
+        *(f"export {key}={_expanded(value)}" for key, value in site.environment.items()),
+        *(line for name in site.modules for line in _module(name)),
         *site.setup,
         "launch=",
         f'[ -z "${{SLURM_JOB_ID:-}}" ] || launch="srun --kill-on-bad-exit=0 --wait={WAIT_S}"',
@@ -137,8 +139,30 @@ def _options(name: str, site: Site, resources: Resources, array: str | None) -> 
         "output": LOG if array is None else ARRAY_LOG,
         "open-mode": "append",
     }
-    return [f"--{key}={value}" for key, value in chosen.items() if value is not None] + [
-        "--requeue"
+    given = [f"--{key}={value}" for key, value in chosen.items() if value is not None]
+    options = [*given, "--requeue", *site.sbatch]
+    for option in options:
+        if "\n" in option or "\r" in option:
+            raise ValueError(f"{option!r}: an option of sbatch is one line")
+    return options
+
+
+def _expanded(value: str) -> str:
+    """A word of the shell in which `$NAME` and `${NAME}` alone are the shell's; `$$` is a dollar sign."""
+    parts = []
+    for text, name, braced in re.findall(VARIABLE, value):
+        if name or braced:
+            parts.append(f'"${{{name or braced}}}"')
+        else:
+            parts.append(shlex.quote("$" if text == "$$" else text))
+    return "".join(parts) or "''"
+
+
+def _module(name: str) -> list[str]:
+    said = shlex.quote(f"module load {name} failed: see modules in the site's file")
+    return [
+        f"module load {shlex.quote(name)}",
+        f"[ $? -eq 0 ] || {{ echo {said} >&2; exit 1; }}",
     ]
 
 

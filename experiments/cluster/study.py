@@ -13,9 +13,10 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from experiments.cluster.journal import mend
 from experiments.cluster.sweep_file import (
     SEED,
     Choice,
@@ -41,6 +42,9 @@ class Study:
         folder: of the sweep.
         sweep: its file.
         number: of the trial that this process works on; None where none is drawn.
+
+    Raises:
+        ValueError: the journal is damaged; names the line.
     """
 
     def __init__(self, folder: Path, sweep: Sweep, number: int | None = None) -> None:
@@ -48,15 +52,20 @@ class Study:
         # The lock is a link to the journal. Optuna takes over a dead holder's lock by its age, which it
         # reads through the link: that needs the whole path.
         journal = (folder / JOURNAL).resolve()
-        self.storage = JournalStorage(JournalFileBackend(str(journal)))
-        self.study = optuna.create_study(
-            storage=self.storage,
-            study_name=NAME,
-            direction=sweep.direction.value,
-            sampler=_sampler(sweep, number),
-            pruner=_pruner(sweep),
-            load_if_exists=True,
-        )
+        lock = JournalFileSymlinkLock(str(journal))
+        mend(journal, lock)
+        try:
+            self.storage = JournalStorage(JournalFileBackend(str(journal), lock))
+            self.study = optuna.create_study(
+                storage=self.storage,
+                study_name=NAME,
+                direction=sweep.direction.value,
+                sampler=_sampler(sweep, number),
+                pruner=_pruner(sweep),
+                load_if_exists=True,
+            )
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            raise ValueError(f"{journal} is no journal of a sweep ({error!r})") from error
 
     def fill(self) -> None:
         """Add the trials that are missing, all waiting."""

@@ -5,7 +5,6 @@ python -m experiments.cluster.trial fit FOLDER NUMBER       (every process of th
 python -m experiments.cluster.trial failed FOLDER NUMBER CODE   (one process, after a failure)
 """
 
-import json
 import os
 import signal
 import sys
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cluster.sweep_file import Sweep, flags, load_sweep
-from sfv.files import write_json
+from sfv.files import read_json, write_json
+from sfv.texts import printable
 from sfv.training import signals
 
 SWEEP = "sweep.yaml"
@@ -61,7 +61,7 @@ def fit(folder: Path, number: int) -> None:
     study = Study(folder, sweep, number) if is_first else None
     if study is not None and study.trials()[number].state.is_finished():
         return
-    settings = json.loads(settings_file(folder, number).read_text())
+    settings = read_json(settings_file(folder, number))
     try:
         pruned = _train(fit_flags(folder, sweep, number, settings), sweep, study, number)
     except Exception as error:
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             steps[step](Path(folder), *map(int, numbers))
         except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
             return 2
     return 0
 

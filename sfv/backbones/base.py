@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.files import write_json
-from sfv.storage.weight_files import read_tensors, write_tensors
+from sfv.storage.weight_files import check_finite, read_tensors, write_tensors
 
-SETTINGS_FILE, WEIGHTS_FILE = "settings.json", "weights.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 
 
 class Backbone(nn.Module):
@@ -55,8 +55,9 @@ class Backbone(nn.Module):
             ValueError: fast weights are part of the network's parameters.
         """
         require_no_fast_weights(self)
+        check_finite(self.state_dict(), f"{folder} is not written")
         write_tensors(Path(folder) / WEIGHTS_FILE, self.state_dict(), {})
-        write_json(Path(folder) / SETTINGS_FILE, self.settings())
+        write_json(Path(folder) / CONFIG_FILE, self.settings())
 
     @classmethod
     def load(cls, folder: str | Path) -> "Backbone":
@@ -66,7 +67,7 @@ class Backbone(nn.Module):
             FileNotFoundError: a file is missing.
             ValueError: a file is damaged, or the settings and the weights do not fit each other.
         """
-        path = Path(folder) / SETTINGS_FILE
+        path = Path(folder) / CONFIG_FILE
         try:
             network = cls(**json.loads(path.read_bytes()))
         except (ValueError, TypeError) as error:

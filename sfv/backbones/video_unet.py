@@ -15,6 +15,7 @@ from sfv.backbones.base import Backbone, require_no_fast_weights
 from sfv.backbones.cpu_layers import speed_up_on_cpu, use_stock_layers
 from sfv.rng import seed_of
 from sfv.storage.pretrained import find_part, load_whole, local_folder, schedule_of
+from sfv.storage.weight_files import check_finite
 
 _TEMPORAL = re.compile(r"(^|\.)(transformer_in|temp_attentions\.\d+)\.")
 _SPATIAL = re.compile(r"(^|\.)attentions\.\d+\.")
@@ -207,6 +208,7 @@ class VideoUNet(Backbone):
     def save(self, folder: str | Path) -> None:
         """Write Φ in diffusers' format; see `Backbone.save`."""
         require_no_fast_weights(self)
+        check_finite(self.unet.state_dict(), f"{folder} is not written")
         self.unet.save_pretrained(folder)
 
     @classmethod

@@ -21,7 +21,7 @@ from safetensors.numpy import load as load_table
 from safetensors.numpy import save as save_table
 
 from sfv.data.schema import DOMAINS, KINDS, SPLITS, EpisodeMeta, Kind, Split
-from sfv.files import write_bytes
+from sfv.files import regular_file, write_bytes
 
 INDEX_SCHEMA = "sfv.shards/2"
 INDEX = "index.json"
@@ -205,7 +205,7 @@ def find_shards(where: str | Path) -> ShardIndex:
     """
     root, names = str(where), None
     if root.endswith(".tar"):
-        chosen = webdataset.shardlists.expand_urls(root)
+        chosen = [root] if Path(root).is_file() else webdataset.shardlists.expand_urls(root)
         root = chosen[0].rpartition("/")[0] or "."
         names = [url.rpartition("/")[2] for url in chosen]
     index = _read_index(root)
@@ -239,6 +239,8 @@ def read_bytes(where: str) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
+    if not is_remote(where):
+        regular_file(Path(where))
     with fsspec.open(where, "rb") as file:
         content: bytes = file.read()
     return content

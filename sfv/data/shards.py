@@ -26,7 +26,7 @@ from sfv.data.index import (
     write_index,
 )
 from sfv.data.schema import ID_PATTERN, Encoding, EpisodeMeta, Split, from_json, to_json
-from sfv.files import partial_file
+from sfv.files import is_hidden, partial_file
 
 EXTENSIONS: dict[str, str] = {"video": "mp4", "frames": "frames.npy", "latents": "latents.npy"}
 _MEMBER = re.compile(rf"({ID_PATTERN})\.(json|mp4|frames\.npy|latents\.npy)")
@@ -72,7 +72,7 @@ def write_shards(
         OSError: disk full; names the shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    present = sorted(folder.glob("*.tar"))
+    present = sorted(path for path in folder.glob("*.tar") if not is_hidden(path, folder))
     if (present or (folder / INDEX).exists()) and not overwrite:
         raise ShardError(
             f"{folder} holds {len(present)} shards already; pass overwrite (--overwrite) to replace "

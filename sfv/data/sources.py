@@ -1,6 +1,7 @@
 """Reading single episodes from shards: by their place in the tar, or forward through a pipe."""
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,9 @@ class ShardSource:
                 f"read: got {self.read!r}; allowed is 'pipe:COMMAND' with {{shard}} in it for the "
                 "shard's file name. Folders and URLs need no command: give them as plain text"
             )
+
+
+_SHELL_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class RangeReader:
@@ -107,6 +111,11 @@ class PipeReader:
     def _start(self, name: str) -> None:
         if self._open is not None:
             self._open[1].close()
+        if not _SHELL_NAME.fullmatch(name):  # the command goes to a shell
+            raise ShardError(
+                f"{self.command}: shard {name!r:.80} has characters that a shell may obey; allowed in "
+                "names of shards that a command reads: letters, digits, '.', '_' and '-'"
+            )
         where = self.command.replace("{shard}", name)
         stream = webdataset.gopen(where)
         self._open, self._place = (name, stream, read_samples(stream, where)), -1

@@ -17,6 +17,7 @@ from sfv.data.library import Library
 from sfv.data.plan import EpochPlan, Leg, Topology
 from sfv.data.schema import EpisodeMeta, SchemaError
 from sfv.data.windows import WindowError
+from sfv.texts import printable
 
 Batch = TypeVar("Batch")
 Episode = tuple[EpisodeMeta, Tensor]
@@ -250,7 +251,7 @@ class BatchStream(Generic[Batch]):
 
     def _account(self, skipped: Skipped) -> None:
         for message in skipped.samples:
-            logger.warning("skipped: %s", message)
+            logger.warning("skipped: %s", printable(message))
         self.skipped.windows += skipped.windows
         self.skipped.samples += skipped.samples
         mine = len(self.plan.order(self.place.epoch)) / self.topology.ranks

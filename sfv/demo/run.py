@@ -9,7 +9,8 @@ from typing import Any
 from sfv.data.index import INDEX_SCHEMA
 from sfv.demo import learn
 from sfv.demo.settings import DemoSettings
-from sfv.demo.stages import Pipeline, Stage
+from sfv.demo.stages import MARKER, Pipeline, Stage
+from sfv.files import claimed
 
 
 def demo(
@@ -42,7 +43,16 @@ def demo(
 
 
 def run_demo(out: Path, settings: DemoSettings) -> dict[str, Any]:
-    """Run the demo with given settings and return its report."""
+    """Run the demo with given settings and return its report.
+
+    Raises:
+        FileExistsError: `out` holds something else, or another demo runs there.
+    """
+    with claimed(out, MARKER, "a demo folder"):
+        return _run_stages(out, settings)
+
+
+def _run_stages(out: Path, settings: DemoSettings) -> dict[str, Any]:
     pipeline = Pipeline(out)
     episodes = pipeline.run(_collect(settings))
     shards = pipeline.run(_shard(episodes))

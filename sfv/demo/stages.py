@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfv.files import claim_folder, write_json
+from sfv.files import claim_folder, read_json, write_json
 
 MARKER = "demo.json"
 
@@ -53,7 +53,7 @@ class Pipeline:
         self._hashes: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         marker = out / MARKER
-        self._done: dict[str, Any] = json.loads(marker.read_text()) if marker.exists() else {}
+        self._done: dict[str, Any] = read_json(marker) if marker.exists() else {}
         write_json(marker, self._done)
 
     def run(self, stage: Stage) -> Path:

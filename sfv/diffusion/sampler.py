@@ -60,7 +60,7 @@ class SamplerSettings:
             raise ValueError(
                 f"num_inference_steps is {self.num_inference_steps}; it must be at least 1"
             )
-        if self.guidance_scale < 0:
+        if not 0 <= self.guidance_scale < float("inf"):
             raise ValueError(
                 f"guidance_scale is {self.guidance_scale}; it must be 0 or more (1 = no guidance)"
             )

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from sfv.evaluation.measures import ExtraMeasures, drawn, extra_curves, extra_scores
 from sfv.evaluation.videos import EpisodeVideos, generate, num_chunks
-from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
+from sfv.files import claimed, replacing_parts, write_bytes, write_json
 from sfv.generation.episodes import TrueEpisode, load_episodes, num_outbound
 from sfv.generation.settings import GenerationSettings, Row, rollout_of
 from sfv.metrics.protocol import MetricValue, paired_differences, report_json
@@ -66,14 +66,17 @@ def evaluate(
         extra: curves, and what costs more: a second detector of cuts, memory probes, action following.
         device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
     """
-    claim_folder(out, MARKER, "an evaluation folder")
-    if (out / MARKER).exists():
-        raise FileExistsError(f"{out} holds a finished evaluation ({MARKER}); give another --out")
-    world = WorldModel.load(model, device)
-    true = load_episodes(episodes, world, num_episodes)
-    measured = measure(world, true, [rows] if isinstance(rows, str) else rows, generation, extra)
-    with replacing_parts(out, MARKER) as part:
-        write_outputs(part, true, measured, f"World model {model}")
+    with claimed(out, MARKER, "an evaluation folder"):
+        if (out / MARKER).exists():
+            raise FileExistsError(
+                f"{out} holds a finished evaluation ({MARKER}); give another --out"
+            )
+        world = WorldModel.load(model, device)
+        true = load_episodes(episodes, world, num_episodes)
+        chosen: Sequence[Row] = [rows] if isinstance(rows, str) else rows
+        measured = measure(world, true, chosen, generation, extra)
+        with replacing_parts(out, MARKER) as part:
+            write_outputs(part, true, measured, f"World model {model}")
     print(format_table(measured.report))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
 

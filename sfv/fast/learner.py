@@ -145,6 +145,28 @@ class FastLearner:
         memory.restore(extras)
         return memory
 
+    def check_pairs(self, memory: Memory, expected: tuple[int, ...]) -> None:
+        """Refuse a memory whose kept pairs this learner would join with pairs of another size.
+
+        Args:
+            memory: one to go on with.
+            expected: channels, frames, height and width of the pairs to come.
+
+        Raises:
+            ValueError: they differ.
+        """
+        kept = memory.history[:1] if self.rule.replays else []
+        watches = self.settings.guard is not None and self.settings.probe_draws > 0
+        if watches and memory.first is not None:
+            kept = [*kept, memory.first.latents]
+        for pair in kept:
+            if tuple(pair.shape[1:]) != expected:
+                raise ValueError(
+                    f"memory {memory.episode!r} keeps pairs of (channels, frames, height, width) "
+                    f"{tuple(pair.shape[1:])}, but this rollout makes {expected}; go on with a start of "
+                    "the size that the memory was learned on"
+                )
+
     def learn(
         self,
         memories: Sequence[Memory],

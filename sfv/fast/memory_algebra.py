@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from sfv.fast.lora_math import compress, delta_inner, delta_norm, join_pairs
+from sfv.fast.memory_check import require_finite
 from sfv.fast.memory_file import MemoryHeader, StoredMemory
 
 MergeMethod = Literal["svd", "cat"]
@@ -83,6 +83,10 @@ def merge(
         ValueError: they do not fit together, or a number is out of its range.
     """
     check_alike(memories)
+    if not all(map(math.isfinite, weights)):
+        raise ValueError(
+            f"the weights of the memories are {list(weights)}; allowed: finite numbers"
+        )
     if len(weights) != len(memories):
         raise ValueError(f"{len(memories)} memories need as many weights, got {list(weights)}")
     ranks = [memory.header.r for memory in memories]
@@ -96,6 +100,7 @@ def merge(
     whole, lost = 0.0, 0.0
     for name in memories[0].layers:
         a, b = join_pairs([memory.layers[name] for memory in memories], scales)
+        require_finite({name: a}, "the weighted sum")
         size = delta_norm(a, b, 1.0)
         if method == "svd":
             (a, b), share = compress(a, b, rank)
@@ -125,11 +130,13 @@ def check_alike(memories: Sequence[StoredMemory]) -> None:
                 f"{other.header.episode!r} has {len(other.layers)} (other targets?); give memories of the "
                 "same layers"
             )
-
-
-def all_finite(memory: StoredMemory) -> bool:
-    """Whether Θ holds only numbers."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in memory.weights.values())
+        for name, (a, b) in first.layers.items():
+            x, y = other.layers[name]
+            if (a.shape[1:], len(b)) != (x.shape[1:], len(y)):
+                raise ValueError(
+                    f"layer {name!r} has other sizes in memory {first.header.episode!r} than in "
+                    f"{other.header.episode!r}; give memories of the same layers"
+                )
 
 
 def _merged_header(
@@ -141,7 +148,7 @@ def _merged_header(
         for w, h in zip(weights, headers, strict=True)
     ]
     settings = dict(headers[0].settings)
-    if "lora" in settings:
+    if isinstance(settings.get("lora"), dict):
         settings["lora"] = {**settings["lora"], "r": rank, "alpha": float(rank)}
     return MemoryHeader(
         headers[0].base,

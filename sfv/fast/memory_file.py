@@ -1,13 +1,13 @@
 """Memories as files: Θ in PEFT's names and shapes, a header, and what going on needs.
 
-One safetensors file, whole or absent. `unet.….lora_A.weight` and `lora_B.weight` are Θ, named as PEFT names
-an adapter of the denoiser; `extra.…` are the optimiser's state, the newest frames, the pairs that a rule
-replays and the one that the guard watches. Random streams need nothing kept: (seed, episode, number of
-chunks) is the position in all of them.
+One safetensors file, whole or absent, with a checksum. `unet.….lora_A.weight` and `lora_B.weight` are Θ,
+named as PEFT names an adapter of the denoiser; `extra.…` are the optimiser's state, the newest frames, the
+pairs that a rule replays and the one that the guard watches. Random streams need nothing kept: (seed,
+episode, number of chunks) is the position in all of them.
 """
 
+import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sfv.fast.memory import Memory
-from sfv.storage.weight_files import write_tensors
+from sfv.fast.memory_check import (
+    HEADER_CHARACTERS,
+    check_episode,
+    check_extras,
+    check_weights,
+    read_fields,
+    require_finite,
+)
+from sfv.storage.weight_files import hash_tensors, write_tensors
+from sfv.texts import printable
 from sfv.types import FastWeights
 
 FORMAT = "sfv.memory/2"
@@ -61,11 +70,13 @@ class StoredMemory:
         header: what it belongs to.
         weights: Θ, under PEFT's names.
         extras: what going on needs; empty for a memory that no rollout made.
+        has_checksum: it was read from a file that has one, which it fits; older versions wrote none.
     """
 
     header: MemoryHeader
     weights: dict[str, Tensor] = field(repr=False)
     extras: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    has_checksum: bool = field(default=False, compare=False)
 
     @property
     def layers(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -80,9 +91,16 @@ class StoredMemory:
 def store(
     memory: Memory, weights: FastWeights, base: str, alpha: float, r: int, settings: dict[str, Any]
 ) -> StoredMemory:
-    """Take a picture of a memory that goes on changing."""
+    """Take a picture of a memory that goes on changing.
+
+    Raises:
+        ValueError: a number in it is NaN or infinite.
+    """
     header = MemoryHeader(base, memory.episode, memory.num_chunks, r, alpha, "", settings)
-    return StoredMemory(header, weights.state(memory.theta), memory.extras())
+    stored = StoredMemory(header, weights.state(memory.theta), memory.extras())
+    for tensors in (stored.weights, stored.extras):
+        require_finite(tensors, f"memory {memory.episode!r}")
+    return stored
 
 
 def save_memory(path: Path, stored: StoredMemory) -> None:
@@ -90,12 +108,16 @@ def save_memory(path: Path, stored: StoredMemory) -> None:
 
     Raises:
         OSError: the disk is full or the folder cannot be written; names the file.
+        ValueError: it is nothing that `load_memory` would read; nothing was written.
     """
-    # One entry: safetensors writes several in any order, and equal memories shall be equal files.
-    content = {"format": FORMAT, "header": asdict(stored.header)}
-    metadata = {_METADATA: json.dumps(content, sort_keys=True)}
+    header = asdict(stored.header)
     extras = {f"{_EXTRA}{name}": tensor for name, tensor in stored.extras.items()}
-    write_tensors(path, {**stored.weights, **extras}, metadata)
+    tensors = {**stored.weights, **extras}
+    # One entry: safetensors writes several in any order, and equal memories shall be equal files.
+    content = {"format": FORMAT, "header": header, "checksum": _checksum(header, tensors)}
+    metadata = json.dumps(content, sort_keys=True)
+    _check(path, _read_header(path, {_METADATA: metadata})[0], stored.weights, stored.extras)
+    write_tensors(path, tensors, {_METADATA: metadata})
 
 
 def load_memory(path: Path, base: str | None = None) -> StoredMemory:
@@ -107,62 +129,70 @@ def load_memory(path: Path, base: str | None = None) -> StoredMemory:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the file is no memory or damaged, or it was learned on another base model.
+        ValueError: the file is no memory or damaged, holds NaN or infinity, or it was learned on another
+            base model.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file; give a memory (a file NAME{SUFFIX})")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            header = _header(path, metadata)
+            header, content = _read_header(path, file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable memory file ({error})") from error
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_EXTRA)}
+    extras = {n.removeprefix(_EXTRA): t for n, t in tensors.items() if n.startswith(_EXTRA)}
+    _check(path, header, weights, extras)
+    kept = content.get("checksum")
+    if kept is not None and kept != _checksum(content["header"], tensors):
+        raise ValueError(
+            f"{path} is damaged: its checksum is {kept!r:.60}, its content's another; copy it again, or "
+            "take an earlier memory"
+        )
     if base is not None and header.base != base:
         raise ValueError(
-            f"memory {path} was learned on base model {header.base}, but the model given is {base}; "
-            "load the model that the memory belongs to"
+            f"memory {path} was learned on base model {printable(header.base)}, but the model given is "
+            f"{base}; load the model that the memory belongs to"
         )
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_EXTRA)}
-    _check_pairs(path, weights, header.r)
-    extras = {n.removeprefix(_EXTRA): t for n, t in tensors.items() if n.startswith(_EXTRA)}
-    return StoredMemory(header, weights, extras)
+    return StoredMemory(header, weights, extras, kept is not None)
 
 
-def _check_pairs(path: Path, weights: dict[str, Tensor], r: int) -> None:
-    """Every A has its B, and both are of the header's rank."""
-    good = set()
-    for name, a in weights.items():
-        b = weights.get(name.replace(".lora_A.", ".lora_B.")) if ".lora_A." in name else None
-        if b is not None and min(a.ndim, b.ndim) >= 2 and a.shape[0] == b.shape[1] == r:
-            good |= {name, name.replace(".lora_A.", ".lora_B.")}
-    if not weights or good != weights.keys():
-        raise ValueError(
-            f"{path} is damaged: its tensors are no pairs of LoRA weights of rank {r}; write it again"
-        )
+def _check(
+    path: Path, header: MemoryHeader, weights: dict[str, Tensor], extras: dict[str, Tensor]
+) -> None:
+    check_episode(header.episode, f"{path}: header.episode")
+    check_weights(weights, header.r, str(path))
+    check_extras(extras, sum(tensor.numel() for tensor in weights.values()), str(path))
 
 
-def _header(path: Path, metadata: dict[str, str]) -> MemoryHeader:
+def _checksum(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Over all that a file says."""
+    content = json.dumps(header, sort_keys=True) + hash_tensors(tensors)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _read_header(path: Path, metadata: dict[str, str]) -> tuple[MemoryHeader, dict[str, Any]]:
+    """The header, and the JSON that it stands in."""
+    text = metadata.get(_METADATA, "{}")
+    if len(text) > HEADER_CHARACTERS:
+        raise ValueError(f"{path}: header has {len(text)} characters; allowed: {HEADER_CHARACTERS}")
     try:
-        content = json.loads(metadata.get(_METADATA, "{}"))
+        content = json.loads(text, parse_constant=_no_number)
         form = content.get("format")
-    except (ValueError, AttributeError):
-        form = None
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: header is no JSON object ({error}); allowed: what sfv writes, format {FORMAT!r}"
+        ) from error
     if form != FORMAT:
         raise ValueError(
-            f"{path} has format {form!r}; a memory has format {FORMAT!r}. An adapter "
+            f"{path} has format {form!r:.60}; a memory has format {FORMAT!r}. An adapter "
             "that PEFT wrote becomes one by `sfv memory import`"
         )
-    try:
-        known = {f.name for f in fields(MemoryHeader)}
-        given = {name: value for name, value in content["header"].items() if name in known}
-        header = MemoryHeader(**given)
-        if Path(header.episode).name != header.episode:  # it becomes part of a file's name
-            raise TypeError(f"{header.episode!r} is no name of an episode")
-        if header.r < 1 or header.num_chunks < 0 or not math.isfinite(header.alpha):
-            raise TypeError(f"r={header.r}, alpha={header.alpha}, num_chunks={header.num_chunks}")
-        return header
-    except (AttributeError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is damaged: its header cannot be read ({type(error).__name__}: {error})"
-        ) from error
+    given, known = content.get("header"), {f.name for f in fields(MemoryHeader)}
+    if isinstance(given, dict):  # a later version may say more
+        given = {name: value for name, value in given.items() if name in known}
+    return read_fields(MemoryHeader, given, f"{path}: header"), content
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")

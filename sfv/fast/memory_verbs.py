@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from sfv.fast.lora_math import delta_norm
-from sfv.fast.memory_algebra import MergeMethod, all_finite, difference, total
+from sfv.fast.memory_algebra import MergeMethod, difference, total
 from sfv.fast.memory_algebra import drift as drift_of
 from sfv.fast.memory_algebra import merge as merge_memories
 from sfv.fast.memory_file import SUFFIX, MemoryHeader, StoredMemory, load_memory, save_memory
-from sfv.fast.temporal_lora import LoRATargets, TemporalLoRA
-from sfv.files import write_json
+from sfv.fast.temporal_lora import TemporalLoRA
+from sfv.files import is_hidden, write_json
+from sfv.models.adapter_folder import check_layers, moves_nothing, read_adapter, write_adapter
 from sfv.models.world_model import WorldModel
-from sfv.storage.adapter_folder import read_adapter, write_adapter
+from sfv.texts import printable
+from sfv.types import LoRATargets
 
 
 def inspect(memory: Path, layers: bool = False, json_file: Path | None = None) -> None:
@@ -28,12 +30,13 @@ def inspect(memory: Path, layers: bool = False, json_file: Path | None = None) -
     norms = drift_of(stored)
     content = {**_row(memory, stored), "layers": norms, "settings": stored.header.settings}
     for name in ("file", "episode", "num_chunks", "base", "rank", "scale", "origin", "megabytes"):
-        print(f"{name:<12}{content[name]}")
+        print(f"{name:<12}{printable(content[name])}")
     print(f"{'resumes':<12}{_resumes(stored)}")
-    print(f"{'numbers':<12}{'all finite' if all_finite(stored) else 'NOT ALL FINITE: rewind it'}")
+    known = "fits" if stored.has_checksum else "none: written by an older version"
+    print(f"{'checksum':<12}{known}")
     print(f"{'drift':<12}{content['drift']:.4g} over {len(norms)} layers")
     for name, norm in _largest(norms, len(norms) if layers else 5):
-        print(f"  {norm:<10.4g}{name}")
+        print(f"  {norm:<10.4g}{printable(name)}")
     if json_file is not None:
         write_json(json_file, content)
 
@@ -49,11 +52,11 @@ def list_memories(folder: Path, json_file: Path | None = None) -> None:
     print(f"{'episode':<24}{'chunks':>7}{'rank':>6}{'drift':>11}{'MB':>8}  file")
     for row in rows:
         print(
-            f"{row['episode']:<24}{row['num_chunks']:>7}{row['rank']:>6}{row['drift']:>11.4g}"
-            f"{row['megabytes']:>8.2f}  {row['file']}"
+            f"{printable(row['episode']):<24}{row['num_chunks']:>7}{row['rank']:>6}"
+            f"{row['drift']:>11.4g}{row['megabytes']:>8.2f}  {printable(row['file'])}"
         )
     for path, reason in broken.items():
-        print(f"unreadable: {path} ({reason})")
+        print(f"unreadable: {printable(path)} ({printable(reason)})")
     print(f"{len(rows)} memories, {len(broken)} unreadable")
     if json_file is not None:
         write_json(json_file, {"memories": rows, "unreadable": broken})
@@ -78,7 +81,9 @@ def diff(first: Path, second: Path, layers: bool = False, json_file: Path | None
     order = _largest({name: d.between for name, d in found.items()}, len(found) if layers else 5)
     for name, _ in order:
         d = found[name]
-        print(f"{d.first:>10.4g}{d.second:>10.4g}{d.between:>10.4g}{d.cosine:>8.3f}  {name}")
+        print(
+            f"{d.first:>10.4g}{d.second:>10.4g}{d.between:>10.4g}{d.cosine:>8.3f}  {printable(name)}"
+        )
     if json_file is not None:
         plain = {
             name: {k: v if v == v else None for k, v in asdict(d).items()}
@@ -110,7 +115,8 @@ def merge(
     merged, lost = merge_memories(stored, list(weights), method, rank)
     save_memory(out, merged)
     header = merged.header
-    print(f"{out}: rank {header.r}, {header.origin}; lost {100 * lost:.2f} % of the update")
+    made = printable(f"{out}: rank {header.r}, {header.origin}")
+    print(f"{made}; lost {100 * lost:.2f} % of the update")
 
 
 def fork(memory: Path, out: Path, episode: str) -> None:
@@ -126,7 +132,7 @@ def fork(memory: Path, out: Path, episode: str) -> None:
     old = stored.header
     origin = f"forked from {old.episode} at chunk {old.num_chunks}"
     save_memory(out, replace(stored, header=replace(old, episode=episode, origin=origin)))
-    print(f"{out}: {origin}")
+    print(printable(f"{out}: {origin}"))
 
 
 def rewind(folder: Path, episode: str, chunk: int, out: Path) -> None:
@@ -151,7 +157,7 @@ def rewind(folder: Path, episode: str, chunk: int, out: Path) -> None:
     best = max(early, key=lambda row: int(row["num_chunks"]))
     stored = load_memory(Path(best["file"]))
     save_memory(out, stored)
-    print(f"{out}: {episode} at chunk {stored.header.num_chunks}, from {best['file']}")
+    print(printable(f"{out}: {episode} at chunk {stored.header.num_chunks}, from {best['file']}"))
 
 
 def export(memory: Path, out: Path) -> None:
@@ -164,9 +170,8 @@ def export(memory: Path, out: Path) -> None:
     stored = load_memory(memory)
     header = stored.header
     write_adapter(out, list(stored.layers), stored.weights, header.r, header.alpha)
-    print(
-        f"{out}: a LoRA of rank {header.r} on {len(stored.layers)} layers; belongs to base {header.base}"
-    )
+    what = f"a LoRA of rank {header.r} on {len(stored.layers)} layers"
+    print(printable(f"{out}: {what}; belongs to base {header.base}"))
 
 
 def import_adapter(
@@ -175,7 +180,7 @@ def import_adapter(
     """Make a memory of an adapter that PEFT wrote for this model's U-Net.
 
     Args:
-        adapter: folder with adapter_config.json.
+        adapter: folder with adapter_config.json, of a plain LoRA: one rank, one alpha, no changed base.
         model: folder of the world model that it belongs to.
         out: the new memory; must not exist.
         targets: the layers that it adapts; must be all of them.
@@ -183,13 +188,17 @@ def import_adapter(
     _check_new(out)
     state, r, alpha = read_adapter(adapter)
     world = WorldModel.load(model)
+    check_layers(adapter, state, world.denoiser, targets)
     with TemporalLoRA(world.denoiser, r, alpha, targets) as lora:
         weights = lora.state(lora.theta(state))
     origin = f"imported from {adapter.name}"
     save_memory(
         out, StoredMemory(MemoryHeader(world.fingerprint(), out.stem, 0, r, alpha, origin), weights)
     )
-    print(f"{out}: rank {r}, {len(weights) // 2} layers, base {world.fingerprint()}")
+    made = f"{out}: rank {r}, {len(weights) // 2} layers, base {world.fingerprint()}"
+    print(printable(made))
+    if moves_nothing(state, alpha):
+        print("this adapter moves nothing: its update is zero in every layer. Was it trained?")
 
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -232,10 +241,10 @@ def _scan(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; give one that holds memories")
     rows, broken = [], {}
-    for path in sorted(folder.rglob(f"*{SUFFIX}")):
+    for path in sorted(p for p in folder.rglob(f"*{SUFFIX}") if not is_hidden(p, folder)):
         try:
             rows.append(_row(path, load_memory(path)))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             broken[str(path)] = str(error)
     return sorted(rows, key=lambda row: (row["episode"], row["num_chunks"], row["file"])), broken
 

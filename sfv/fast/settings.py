@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import inf
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfv.fast.temporal_lora import LoRAInit, LoRATargets, TemporalLoRA
-from sfv.types import FastWeights
+from sfv.fast.temporal_lora import LoRAInit, TemporalLoRA
+from sfv.types import FastWeights, LoRATargets
 
 FastOptimizer = Literal["adam", "sgd"]
 UpdateRule = Literal[
@@ -98,6 +99,14 @@ class FastSettings:
     own_chunks: bool = True
 
     def __post_init__(self) -> None:
+        for name, given, allowed in (
+            ("rule", self.rule, tuple(RULES)),
+            ("optimizer", self.optimizer, get_args(FastOptimizer)),
+        ):
+            if given not in allowed:
+                raise ValueError(
+                    f"fast learning got {name}={given!r}; allowed: {', '.join(allowed)}"
+                )
         if self.num_steps < 0 or self.draws_per_step < 1 or self.probe_draws < 0:
             raise ValueError(
                 f"fast learning got num_steps={self.num_steps}, draws_per_step={self.draws_per_step}, "
@@ -109,12 +118,12 @@ class FastSettings:
                 f"fast learning got the noise range low={self.low}, high={self.high}; "
                 "allowed: 0 <= low < high <= 1"
             )
-        if self.learning_rate <= 0 or self.history < 1:
+        if not 0 < self.learning_rate < inf or self.history < 1:
             raise ValueError(
                 f"fast learning got learning_rate={self.learning_rate}, history={self.history}; "
                 "allowed: learning_rate > 0, history >= 1"
             )
-        if self.guard is not None and self.guard < 0:
+        if self.guard is not None and not 0 <= self.guard < inf:
             raise ValueError(
                 f"fast learning got guard={self.guard}; allowed: 0 or more (0.1 lets a loss grow by "
                 "a tenth), or null for none"

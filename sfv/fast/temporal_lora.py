@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from sfv.backbones.base import Backbone
 from sfv.fast.lora_math import Pair, add_convolution, add_linear, delta_norms, delta_weight
+from sfv.types import LoRATargets
 
-LoRATargets = Literal["temporal", "attention", "all"]
 LoRAInit = Literal["kaiming", "gaussian"]
 
 _adapted: "WeakSet[Backbone]" = WeakSet()

@@ -11,6 +11,7 @@ from sfv.diffusion.sampler import OnStep, SamplerSettings, sample_chunk, startin
 from sfv.fast.learner import autocast
 from sfv.models.schedulers import make_scheduler
 from sfv.models.world_model import WorldModel
+from sfv.storage.weight_files import is_finite
 from sfv.types import Precision
 
 Name = tuple[str, int]
@@ -57,6 +58,9 @@ class ChunkSampler:
 
         Returns:
             the new frames, on the CPU.
+
+        Raises:
+            ValueError: a generated number is NaN or infinite; names the chunk.
         """
         world, settings = self.world, self.settings
         shape = (context.shape[1], world.num_generated, *context.shape[3:])
@@ -75,7 +79,20 @@ class ChunkSampler:
                 begin,
                 on_step,
             )
-        return made.cpu()
+        made = made.cpu()
+        for name, latents in zip(names, made, strict=True):
+            _check_made(name, latents)
+        return made
 
     def _noise(self, name: Name, shape: tuple[int, ...]) -> Float[Tensor, "c g h w"]:
         return torch.randn(shape, generator=rng.stream(self.seed, "sample-noise", *name))
+
+
+def _check_made(name: Name, latents: Float[Tensor, "c g h w"]) -> None:
+    if not is_finite(latents):
+        episode, chunk = name
+        raise ValueError(
+            f"chunk {chunk + 1} of {episode} came out as NaN or infinite: the start, the weights or what "
+            "the memory has learned are out of range; give another start, a smaller fast learning rate, or "
+            "a model from before its training diverged"
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfv.files import write_json
+from sfv.files import read_json, write_json
 from sfv.metrics.protocol import MetricValue, from_plain
 
 
@@ -37,7 +37,7 @@ class Kept:
         """
         if not self.path.is_file():
             return None
-        found: dict[str, Any] = json.loads(self.path.read_bytes())
+        found: dict[str, Any] = read_json(self.path)
         now = json.loads(json.dumps(self.settings))
         differing = sorted(
             k

@@ -238,6 +238,15 @@ class Rollout:
                 f"{num_shown} true frames are to be shown, but there are {len(actions)} chunks of "
                 f"{num_new} frames; show a whole number of them, at most all"
             )
+        channels = self.model.denoiser.latent_channels
+        if start.shape[1] != channels:
+            raise ValueError(
+                f"the start has {start.shape[1]} latent channels, but this model has {channels}; give a "
+                "start that this model's codec encoded"
+            )
+        if request.memory is not None and self.learner is not None:
+            expected = (channels, window + num_new, *start.shape[3:])
+            self.learner.check_pairs(request.memory, expected)
 
     def _sample(
         self, going: Sequence[_Journey], on_step: OnStep | None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner
+from sfv.fast.memory_check import read_fields
 from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.generation.rollout import Rollout
 from sfv.models.world_model import WorldModel
@@ -46,20 +47,19 @@ def settings_from(content: Mapping[str, Any], source: str) -> GenerationSettings
     """The settings that a memory's header keeps.
 
     Raises:
-        ValueError: they are of another version.
+        ValueError: they are of another version, or a number is out of the limits of files.
     """
+    needed = ("sampler", "lora", "fast", "precision", "seed")
     try:
-        return GenerationSettings(
-            SamplerSettings(**content["sampler"]),
-            LoRASettings(**content["lora"]),
-            FastSettings(**content["fast"]),
-            content["precision"],
-            content["seed"],
-        )
-    except (KeyError, TypeError) as error:
+        missing = [name for name in needed if name not in content]
+        if missing:
+            raise ValueError(f"{source}: settings.{missing[0]} is missing")
+        given = {name: content[name] for name in needed}
+        return read_fields(GenerationSettings, given, f"{source}: settings")
+    except ValueError as error:
         raise ValueError(
-            f"{source} does not say how its rollout was made ({type(error).__name__}: {error}); give "
-            "the --generation settings yourself"
+            f"{error}. The memory does not say how its rollout was made: give the --generation settings "
+            "yourself"
         ) from error
 
 

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from tqdm import tqdm
 
 from sfv.fast.memory import Memory
 from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory, store
-from sfv.files import claim_folder, write_bytes, write_json
+from sfv.files import (
+    ascii_name,
+    claimed,
+    read_json,
+    regular_file,
+    write_bytes,
+    write_json,
+)
 from sfv.generation.episodes import load_episodes
 from sfv.generation.rollout import Chunk, Request, Rollout
 from sfv.generation.settings import GenerationSettings, Row, rollout_of, settings_from
@@ -27,8 +35,11 @@ from sfv.models.model_folder import REFERENCE, find_example
 from sfv.models.world_model import WorldModel
 from sfv.report.video import encode_mp4, to_frames
 from sfv.storage.weight_files import hash_tensors
+from sfv.texts import printable, read_text
 
 MARKER = "rollout.json"
+LONGEST_NAME = 180
+"""Bytes; files end with `.chunk-0001.memory.safetensors`, and a name has 255."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,7 @@ class RolloutTask:
     Args:
         start: frames to begin with; None goes on where `memory` stopped.
         memory: Θ to begin with; None begins fresh.
+        told_by: where the actions come from, for errors.
     """
 
     name: str
@@ -45,6 +57,7 @@ class RolloutTask:
     actions: list[str]
     fps: float
     memory: StoredMemory | None = None
+    told_by: str = ""
 
     def key(self) -> list[Any]:
         """What tells it from another task."""
@@ -113,19 +126,18 @@ def rollout(
         "generation": asdict(generation),
         "memory": None if memory is None else hash_tensors(memory.weights),
     }
-    _claim(out, settings)
-    results: dict[str, Any] = {}
     chunks = len(rows) * sum(len(task.actions) for task in tasks)
-    with tqdm(total=chunks, desc="rollout", unit="chunk") as bar:
+    results: dict[str, Any] = {}
+    with _claimed(out, settings), tqdm(total=chunks, desc="rollout", unit="chunk") as bar:
         for row in rows:
             with rollout_of(world, row, generation) as roller:
                 writer = _Writer(out, row, world, base, generation, memory_every, roller)
                 for first in range(0, len(tasks), at_once):
                     group = slice(first, first + at_once)
-                    bar.set_postfix_str(f"{tasks[first].name} {row}")
+                    bar.set_postfix_str(f"{printable(tasks[first].name)} {row}")
                     results |= writer.write(tasks[group], starts[group], lambda: bar.update())
-    write_json(out / MARKER, {"settings": settings, "videos": results})
-    print(f"{len(results)} videos in {out}")
+        write_json(out / MARKER, {"settings": settings, "videos": results})
+    print(f"{len(results)} videos in {printable(out)}")
 
 
 @dataclass(frozen=True)
@@ -188,7 +200,10 @@ class _Writer:
 
 def _start(world: WorldModel, task: RolloutTask) -> Float[Tensor, "1 c t h w"]:
     """The latents that the first chunk follows; first of all, the actions must be known."""
-    world.text(sorted(set(task.actions)))
+    try:
+        world.text(sorted(set(task.actions)))
+    except ValueError as error:
+        raise ValueError(f"{task.told_by}: {error}") from error
     if task.start is not None:
         return world.encode(task.start)
     assert task.memory is not None
@@ -205,16 +220,18 @@ def read_actions(path: Path) -> list[str]:
 
     Raises:
         ValueError: the format is unknown, or the file holds no actions.
+        OSError: it is no regular file, or cannot be read.
     """
-    text = path.read_text()
+    text = read_text(path)
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     match path.suffix:
         case ".txt":
-            actions: Any = [line.strip() for line in text.splitlines() if line.strip()]
+            actions: Any = lines
         case ".json":
             actions = _parse_json(path, text)
         case ".jsonl":
-            lines = [_parse_json(path, line) for line in text.splitlines() if line.strip()]
-            actions = [line.get("text") if isinstance(line, dict) else None for line in lines]
+            rows = [_parse_json(path, line) for line in lines]
+            actions = [row.get("text") if isinstance(row, dict) else None for row in rows]
         case _:
             raise ValueError(
                 f"{path} has the unknown format {path.suffix!r}; allowed: .txt (one action a line), "
@@ -233,7 +250,10 @@ def read_start(path: Path, num_frames: int) -> Float[Tensor, "1 t 3 height width
 
     Raises:
         ValueError: the file cannot be decoded, or has fewer than `num_frames` frames.
+        OSError: it is no regular file.
     """
+    if path.exists():
+        regular_file(path)
     frames = []
     try:
         with av.open(str(path)) as container:
@@ -266,7 +286,13 @@ def _tasks(
     own = start is not None or memory is not None
     if episodes is not None and not own and actions is None:
         return [
-            RolloutTask(e.meta.id, e.video[None, : world.num_context], e.actions, e.meta.fps)
+            RolloutTask(
+                e.meta.id,
+                e.video[None, : world.num_context],
+                e.actions,
+                e.meta.fps,
+                told_by=f"episode {e.meta.id} of {episodes}",
+            )
             for e in load_episodes(episodes, world, num_episodes)
         ]
     if not own or actions is None or episodes is not None:
@@ -275,27 +301,35 @@ def _tasks(
         )
     video = None if start is None else read_start(start, world.num_context)
     if memory is not None:
-        return [RolloutTask(memory.header.episode, video, read_actions(actions), fps, memory)]
-    assert start is not None
-    return [RolloutTask(start.stem, video, read_actions(actions), fps)]
+        name, known = memory.header.episode, memory
+    else:
+        assert start is not None
+        name, known = name_of(start), None
+    return [RolloutTask(name, video, read_actions(actions), fps, known, told_by=str(actions))]
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    claim_folder(out, MARKER, "a rollout folder")
-    marker = out / MARKER
-    if marker.exists() and json.loads(marker.read_text())["settings"] != json.loads(
-        json.dumps(settings)
-    ):
-        raise FileExistsError(
-            f"{out} holds a rollout with other settings (see its {MARKER}); give another --out"
-        )
-    write_json(marker, {"settings": settings, "videos": {}})
+def name_of(start: Path) -> str:
+    """The file's name; a shorter one where no file could be made beside its row and chunk."""
+    num_bytes = len(start.stem.encode(errors="replace"))
+    return start.stem if num_bytes <= LONGEST_NAME else ascii_name(start.stem)
+
+
+@contextmanager
+def _claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
+    with claimed(out, MARKER, "a rollout folder"):
+        marker, plain = out / MARKER, json.loads(json.dumps(settings))
+        if marker.exists() and read_json(marker)["settings"] != plain:
+            raise FileExistsError(
+                f"{out} holds a rollout with other settings (see its {MARKER}); give another --out"
+            )
+        write_json(marker, {"settings": settings, "videos": {}})
+        yield
 
 
 def _parse_json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 

@@ -10,14 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from sfv.metrics.code_version import code_version, public
-from sfv.rng import seed_of
+from sfv.metrics.interval import INTERVAL, LEVEL, mean_interval
 
 Protocol = Literal["next_chunk", "long", "return", "plan"]
-NUM_RESAMPLES = 2000
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Passport:
             were stored before this was.
         covariance_divisor: "N-1" for Fréchet distances.
         settings: other choices, such as a detector's thresholds.
-        seed: seed of the interval and of random splits.
+        seed: seed of random splits, and of the bootstrap of a distance between clips.
         interval: how `low` and `high` were made.
         count_matters: the value is biased by `count`, so equal counts are needed to compare.
         sampling_seeds: seeds of the generated videos that each episode's value is averaged over, "0, 1, 2";
@@ -62,7 +58,7 @@ class Passport:
     covariance_divisor: str | None = None
     settings: str = ""
     seed: int = 0
-    interval: str = "percentile bootstrap over episodes, 95 %"
+    interval: str = INTERVAL
     count_matters: bool = False
     sampling_seeds: str = ""
     code_version: str = field(default_factory=code_version)
@@ -100,14 +96,16 @@ class MetricValue:
 
 
 def from_plain(kept: Mapping[str, Any]) -> MetricValue:
-    """What `MetricValue.to_plain` gave, or a report's cell, which has no episodes."""
-    return MetricValue(
-        math.nan if kept["value"] is None else kept["value"],
-        kept["low"],
-        kept["high"],
-        Passport(**kept["passport"]),
-        tuple(math.nan if value is None else value for value in kept.get("episodes", ())),
-    )
+    """What `MetricValue.to_plain` gave, or a report's cell, which has no episodes.
+
+    Where the episodes are known their interval is made anew: an older version may have kept another kind.
+    """
+    passport = Passport(**kept["passport"])
+    episodes = [math.nan if value is None else value for value in kept.get("episodes", ())]
+    if episodes:
+        return mean_value(episodes, replace(passport, interval=INTERVAL))
+    value = math.nan if kept["value"] is None else kept["value"]
+    return MetricValue(value, kept["low"], kept["high"], passport)
 
 
 @dataclass(frozen=True)
@@ -122,38 +120,13 @@ def _finite(x: float | None) -> float | None:
     return x if x is not None and math.isfinite(x) else None
 
 
-def bootstrap_interval(
-    values: Sequence[float], seed: int, level: float = LEVEL, num: int = NUM_RESAMPLES
-) -> tuple[float, float] | tuple[None, None]:
-    """Percentile interval of the mean over resampled episodes; None for fewer than two.
-
-    Args:
-        values: one number an episode; NaN (undefined) is left out.
-        seed: seed of the resampling; equal counts give equal resamples.
-        level: coverage, between 0 and 1.
-        num: resamples.
-
-    Raises:
-        ValueError: the level is not between 0 and 1, or `num` is not positive.
-    """
-    if not 0 < level < 1 or num < 1:
-        raise ValueError(f"level={level}, num={num}; give 0 < level < 1 and num >= 1")
-    known = np.asarray([v for v in values if not math.isnan(v)], dtype=np.float64)
-    if len(known) < 2:
-        return None, None
-    rng = np.random.default_rng(seed_of(seed, "bootstrap", len(known)))
-    means = known[rng.integers(0, len(known), (num, len(known)))].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def mean_value(episodes: Sequence[float], passport: Passport) -> MetricValue:
     """The mean over the episodes where the metric is defined, with its interval.
 
     The passport's count becomes the number of those episodes.
     """
     known = [v for v in episodes if not math.isnan(v)]
-    low, high = bootstrap_interval(known, passport.seed)
+    low, high = mean_interval(known)
     value = sum(known) / len(known) if known else float("nan")
     return MetricValue(value, low, high, replace(passport, count=len(known)), tuple(episodes))
 
@@ -211,9 +184,7 @@ class Difference:
     count: int
 
 
-def paired_difference(
-    a: MetricValue, b: MetricValue, seed: int = 0, level: float = LEVEL, num: int = NUM_RESAMPLES
-) -> Difference:
+def paired_difference(a: MetricValue, b: MetricValue, level: float = LEVEL) -> Difference:
     """Mean difference `b - a`, episode by episode: far narrower than two separate intervals.
 
     Raises:
@@ -227,7 +198,7 @@ def paired_difference(
         )
     pairs = zip(a.episodes, b.episodes, strict=True)
     differences = [y - x for x, y in pairs if not math.isnan(y - x)]
-    low, high = bootstrap_interval(differences, seed, level, num)
+    low, high = mean_interval(differences, level)
     value = sum(differences) / len(differences) if differences else float("nan")
     return Difference(value, low, high, len(differences))
 
@@ -253,7 +224,7 @@ def paired_differences(
                 found.append(
                     {
                         "metric": metric, "row": row, "against": against,
-                        "value": gap.value, "low": gap.low, "high": gap.high,
+                        "value": gap.value, "low": gap.low, "high": gap.high, "n": gap.count,
                     }
                 )  # fmt: skip
     return sorted(found, key=lambda gap: (gap["metric"], gap["against"], gap["row"]))

@@ -45,7 +45,7 @@ def score_actions(
         reference: the true videos, at least as long.
         protocol: what was generated.
         context: which frames are true, for the passports.
-        seed: of intervals.
+        seed: for the passports.
         progress: told what is measured.
 
     Raises:
@@ -93,7 +93,7 @@ def score_swaps(
     Args:
         swaps: for each episode its swaps; an episode without any does not count.
         reader: the inverse model.
-        seed: of intervals.
+        seed: for the passports.
         progress: told what is measured.
     """
     tell = progress or quiet

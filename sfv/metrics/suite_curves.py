@@ -49,7 +49,7 @@ def score_curves(
         reference: the true videos, at least as long.
         frame_features: network of SRC; None: AlexNet.
         context: which frames of the videos are true, for the passports.
-        seed: of intervals.
+        seed: for the passports.
         progress: told what is measured.
 
     Raises:

@@ -28,7 +28,7 @@ def score_transnet(
         reference: the true videos, at least as long.
         network: None takes the installed weights.
         context: which frames of the videos are true, for the passports.
-        seed: of intervals.
+        seed: for the passports.
         progress: told what is measured.
 
     Raises:

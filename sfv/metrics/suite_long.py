@@ -71,7 +71,7 @@ def score_long(
         reference: the true videos of the same episodes, at least as long; None: not known.
         frame_features: network of SRC; None: AlexNet, not the paper's ResNet-18.
         context: which frames of the videos are true, for the passports.
-        seed: of intervals and of the exchanged visits.
+        seed: of the exchanged visits.
         progress: told what is measured.
         ceilings: what `score_true` gave for this reference, so that many rows measure it once.
 

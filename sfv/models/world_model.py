@@ -8,6 +8,7 @@ FOLDER/text.safetensors     only for text encoders that are learned here
 FOLDER/start.safetensors    only with a learned start of memories (Θ_0)
 """
 
+import hashlib
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,20 +18,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfv.backbones.base import Backbone, base_state_dict, load_exactly
+from sfv.backbones.base import CONFIG_FILE, Backbone, base_state_dict, load_exactly
 from sfv.backbones.registry import find_backbone, name_of
 from sfv.diffusion.schedule import NoiseSchedule
-from sfv.files import claim_folder, replacing_parts, write_json
+from sfv.files import claim_folder, read_json, replacing_parts, write_json
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.device import find_device
 from sfv.models.model_folder import MODEL_FILE as MODEL_FILE
 from sfv.models.model_folder import find_model
 from sfv.models.text import ActionTable, CLIPText, MiniLMText
-from sfv.storage.weight_files import disk_errors, hash_tensors, read_tensors, write_tensors
+from sfv.storage.weight_files import (
+    CHECKSUM,
+    disk_errors,
+    hash_tensors,
+    read_tensors,
+    write_tensors,
+)
 from sfv.types import FrameCodec, TextEncoder
 
 FORMAT = "sfv.model/1"
 START_FILE = "start.safetensors"
+_FILES = {"codec": "codec.safetensors", "text": "text.safetensors"}
 _DAMAGED = "damaged or was not written by sfv"
 PARTS: dict[str, type[nn.Module]] = {
     cls.__name__: cls for cls in (PCAPatchCodec, KLVAECodec, ActionTable, MiniLMText, CLIPText)
@@ -125,7 +133,7 @@ class WorldModel:
 
         Raises:
             FileExistsError: the folder holds something else.
-            ValueError: the denoiser holds fast weights.
+            ValueError: the denoiser holds fast weights, or a weight is not finite.
             OSError: the disk is full; what was there before stays.
         """
         folder = Path(folder)
@@ -139,7 +147,11 @@ class WorldModel:
                     write_tensors(temporary / f"{name}.safetensors", part.state_dict(), {})
             if self.start is not None:
                 write_tensors(temporary / START_FILE, self.start, {})
-            write_json(temporary / MODEL_FILE, self._description())
+            description = self._description()
+            config = temporary / self.denoiser.folder / CONFIG_FILE
+            description["denoiser_config"] = _hash(config.read_bytes())
+            description[CHECKSUM] = _checksum(description)
+            write_json(temporary / MODEL_FILE, description)
 
     def load_weights(self, folder: str | Path) -> None:
         """Take over Φ and learned text from a saved model of the same shape.
@@ -224,8 +236,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / MODEL_FILE
     try:
-        description = json.loads(path.read_bytes())
-        form = description["format"]
+        description = read_json(path)
+        form, written = description["format"], _checksum(description)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error
     if form != FORMAT:
@@ -237,7 +249,22 @@ def read_description(folder: Path) -> dict[str, Any]:
         description["num_context"], description["num_generated"]
     except (TypeError, KeyError) as error:
         raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error
+    if written != description.pop(CHECKSUM, written):
+        raise ValueError(
+            f"{path} is damaged: its checksum is not that of its content. Copy or write the folder again; "
+            f"if you have edited the file, remove {CHECKSUM!r} from it"
+        )
     return cast(dict[str, Any], description)
+
+
+def _checksum(description: dict[str, Any]) -> str:
+    """Of all of `model.json` but the checksum itself."""
+    rest = {name: value for name, value in description.items() if name != CHECKSUM}
+    return _hash(json.dumps(rest, sort_keys=True).encode())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _check_part(name: str, part: nn.Module, protocol: type, kept_by: tuple[str, ...]) -> None:
@@ -270,6 +297,14 @@ def _check_backbone(denoiser: nn.Module) -> None:
 
 def _read_denoiser(folder: Path, saved: dict[str, Any]) -> Backbone:
     kind = find_backbone(saved["denoiser"]["class"], folder / MODEL_FILE)
+    config, known = (
+        folder / kind.folder / CONFIG_FILE,
+        saved.get("denoiser_config"),
+    )  # None: an old model
+    if known is not None and config.is_file() and _hash(config.read_bytes()) != known:
+        raise ValueError(
+            f"{config} is damaged: it is not the one of {MODEL_FILE}. Copy or write the folder again"
+        )
     return kind.load(folder / kind.folder)
 
 
@@ -300,7 +335,7 @@ def _check_same(folder: Path, name: str, saved: dict[str, Any], ours: dict[str, 
         raise ValueError(
             f"{folder} was trained with {name} {saved['class']} {saved['fingerprint']}, but "
             f"{ours['class']} {ours['fingerprint']} was given or found; use the {name} that the model "
-            "was trained with"
+            f"was trained with, or copy {_FILES.get(name, name)} of {folder} again if that is damaged"
         )
 
 

@@ -20,7 +20,7 @@ NOTE = (
     "Dist is the mean distance from the way points of the way back, which are earlier places; dist_NAME is "
     "the distance from one way point. Success: every named way point within the tolerance. oracle plans "
     "with the engine itself as world model, random takes any action. Intervals are over episodes; a "
-    "difference counts where its paired interval excludes zero."
+    "difference counts where its paired interval excludes zero, over 10 episodes or more."
 )
 
 

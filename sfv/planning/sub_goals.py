@@ -1,10 +1,10 @@
 """Who splits a task into sub-goals: the task's own script, a file, or a chat model (`chat.py`)."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from sfv.files import read_json
 from sfv.planning.tasks import SubGoal, Task, sub_goal_from
 
 
@@ -46,7 +46,7 @@ class FromFile:
     def plan(self, task: Task, actions: Sequence[str]) -> list[SubGoal]:
         del actions
         try:
-            content = json.loads(self.path.read_bytes())
+            content = read_json(self.path)
             found = content.get(task.id)
             if found is None:
                 raise ValueError(f"task {task.id} is not in it")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sfv.files import write_json
+from sfv.files import read_json, write_json
 
 SPECS = Path(__file__).parent / "specs"
 FORMAT = "sfv.tasks/1"
@@ -126,7 +126,7 @@ def load_tasks(which: str) -> TaskSet:
             f"no tasks {which!r}; allowed: {', '.join(shipped())}, or the path of a .json file"
         )
     try:
-        given = json.loads(path.read_bytes())
+        given = read_json(path)
         if given.pop("format") != FORMAT:
             raise ValueError(f"the format is not {FORMAT}")
         stated = given.pop("sha256")

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from sfv.files import locked, write_json
+from sfv.files import WAIT, locked, read_json, write_json
 from sfv.generation.kept import kept_scores
 from sfv.generation.settings import GenerationSettings
 from sfv.generation.videos import read_video
@@ -28,6 +28,7 @@ from sfv.planning.sub_goals import Script, SubGoalPlanner
 from sfv.planning.tasks import SubGoal, Task, TaskSet, check_sub_goals, load_tasks, sub_goal_from
 from sfv.report.table import format_table
 from sfv.run_folder import open_run_folder
+from sfv.texts import printable
 
 BASE, FAST = "none", "fast"
 ROWS = (BASE, FAST, *ENGINE_ROWS)
@@ -84,7 +85,7 @@ def plan(
     planner = sub_goals or Script()
     settings = _settings(found, chosen, environment, wanted, reader, planner, play, generation)
     open_run_folder(out, OmegaConf.to_yaml(OmegaConf.create(settings)))
-    with locked(out, "another process is planning there; wait for it, or give another --out"):
+    with locked(out, WAIT):
         try:
             goals = _goals(out, planner, chosen, environment)
             check_method(goals, play)
@@ -95,15 +96,15 @@ def plan(
             raise ValueError(str(error)) from error
         finally:
             environment.close()
-    known = {task.id: task for task in chosen}
-    passport = _passport(settings, found, limit, reader, generation.seed)
-    scores = {}
-    for name, played in plans.items():
-        scores[name] = row_scores(played, known, environment, limit, passport)
-        if fvd and name != "random":
-            scores[name] |= _clips(out / "rows" / name, played, passport, min_clips)
-    content = report(plans, scores, known, environment, limit, settings)
-    write_outputs(out, plans, content, environment.fps)
+        known = {task.id: task for task in chosen}
+        passport = _passport(settings, found, limit, reader, generation.seed)
+        scores = {}
+        for name, played in plans.items():
+            scores[name] = row_scores(played, known, environment, limit, passport)
+            if fvd and name != "random":
+                scores[name] |= _clips(out / "rows" / name, played, passport, min_clips)
+        content = report(plans, scores, known, environment, limit, settings)
+        write_outputs(out, plans, content, environment.fps)
     print(format_table(content))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
 
@@ -258,7 +259,7 @@ def _goals(
 ) -> dict[str, list[SubGoal]]:
     """Sub-goals of every task, asked for once and kept: all rows and later calls follow the same."""
     path = out / SUB_GOALS
-    kept = json.loads(path.read_bytes()) if path.is_file() else {}
+    kept = read_json(path) if path.is_file() else {}
     for task in tasks:
         if task.id not in kept:
             goals = planner.plan(task, environment.actions)
@@ -286,7 +287,7 @@ def _play(
 
         player = RowPlayer(out / "rows", stage, shared, advance)
         for row in rows:
-            bar.set_postfix_str(row.name)
+            bar.set_postfix_str(printable(row.name))
             plans[row.name] = player.play_row(row, tasks, goals)
     return plans
 

@@ -20,6 +20,7 @@ from sfv.play.describe import describe_nodes
 from sfv.play.player import Player, Progress, Stopped, Task
 from sfv.play.session import Visit
 from sfv.play.starts import Start
+from sfv.texts import printable
 
 HEARTBEAT_S = 10
 MAX_STREAMS = 4
@@ -277,7 +278,7 @@ class Hall:
         except Stopped:
             pass
         except (RuntimeError, ValueError, MemoryError, OSError) as error:
-            print(f"sfv play: a chunk failed: {error}", file=sys.stderr, flush=True)
+            print(f"sfv play: a chunk failed: {printable(error)}", file=sys.stderr, flush=True)
             self._tell(visitor, {"kind": "error", "text": f"the chunk failed: {error}"[:500]})
         finally:
             self._jobs.remove(job)

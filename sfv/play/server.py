@@ -6,11 +6,10 @@ nothing is changed by a GET.
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -42,11 +41,6 @@ STATUS: dict[type[ValueError], int] = {
     Full: 503,
 }
 """Of errors; any other is 400."""
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class Elsewhere(ValueError):
-    """Another site asks."""
 
 
 def make_app(hall: Hall, hosts: list[str], port: int) -> Starlette:
@@ -67,17 +61,17 @@ def make_app(hall: Hall, hosts: list[str], port: int) -> Starlette:
     routes = [
         Route("/", pages.page),
         Route("/hall", _refusing(pages.hall_state)),
-        Route("/start/{index:int}.png", _refusing(pages.start_picture)),
+        Route("/start/{index:number}.png", _refusing(pages.start_picture)),
         Route("/events", _refusing(pages.events)),
-        Route("/frames/{number:int}/{row:str}.png", _refusing(pages.frames)),
-        Route("/video/{number:int}.mp4", _refusing(pages.video)),
-        Route("/memory/{number:int}.safetensors", _refusing(pages.memory)),
+        Route("/frames/{number:number}/{row:str}.png", _refusing(pages.frames)),
+        Route("/video/{number:number}.mp4", _refusing(pages.video)),
+        Route("/memory/{number:number}.safetensors", _refusing(pages.memory)),
         *(
             Route(f"/{name}", _refusing(getattr(pages, name)), methods=["POST"])
             for name in ("begin", "go", "rewind", "remove", "stop", "leave")
         ),
     ]
-    return Starlette(routes=routes, middleware=[web.trusted(hosts)], lifespan=living)
+    return web.application(routes, hosts, living)
 
 
 class _Pages:
@@ -123,7 +117,7 @@ class _Pages:
     async def begin(self, request: Request) -> Response:
         content = await web.read_json(request)
         known = request.cookies.get(self.cookie)
-        token = self.hall.enter(known, _number(content, "start"))
+        token = self.hall.enter(known, web.number(content, "start"))
         answer = _json(self.hall.state(self.hall.find(token)))
         answer.set_cookie(self.cookie, token, httponly=True, samesite="strict", path="/")
         return answer
@@ -131,17 +125,17 @@ class _Pages:
     async def go(self, request: Request) -> Response:
         visitor, content = self._visitor(request), await web.read_json(request)
         action = self.hall.actions.check(content.get("action"))
-        self.hall.go(visitor, _number(content, "node"), action)
+        self.hall.go(visitor, web.number(content, "node"), action)
         return _json(self.hall.state(visitor), 202)
 
     async def rewind(self, request: Request) -> Response:
         visitor, content = self._visitor(request), await web.read_json(request)
-        self.hall.rewind(visitor, _number(content, "node"))
+        self.hall.rewind(visitor, web.number(content, "node"))
         return _json(self.hall.state(visitor))
 
     async def remove(self, request: Request) -> Response:
         visitor, content = self._visitor(request), await web.read_json(request)
-        self.hall.remove(visitor, _number(content, "node"))
+        self.hall.remove(visitor, web.number(content, "node"))
         return _json(self.hall.state(visitor))
 
     async def stop(self, request: Request) -> Response:
@@ -210,36 +204,5 @@ def _as_file(name: str) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{plain}"'}
 
 
-def _number(content: dict[str, Any], name: str) -> int:
-    value = content.get(name)
-    if type(value) is not int:
-        raise ValueError(f"{name} is {value!r:.60}; wanted is its number")
-    return value
-
-
-def _check_origin(request: Request) -> None:
-    """Browsers say which site asks; another one may not, whatever cookies they send along."""
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-    ours = request.headers.get("host", "")
-    if (origin is not None and urlsplit(origin).netloc != ours) or site in (
-        "cross-site",
-        "same-site",
-    ):
-        raise Elsewhere("another site asks for this; open the playground itself")
-
-
-def _refusing(endpoint: Endpoint) -> Endpoint:
-    """Answer a wrong request with one line and its status."""
-
-    async def checked(request: Request) -> Response:
-        try:
-            _check_origin(request)
-            return await endpoint(request)
-        except Elsewhere as error:
-            return _json({"error": str(error)}, 403)
-        except ValueError as error:
-            return _json({"error": str(error)}, STATUS.get(type(error), 400))
-        except OSError as error:
-            return _json({"error": str(error)}, 500)
-
-    return checked
+def _refusing(endpoint: web.Endpoint) -> web.Endpoint:
+    return web.refusing(endpoint, HEADERS, STATUS)

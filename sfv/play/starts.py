@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from sfv.files import is_hidden
 from sfv.generation.episodes import load_episodes
 from sfv.generation.verb import read_start
 from sfv.models.world_model import WorldModel
@@ -76,7 +77,8 @@ def _files(start: Path) -> list[Path]:
         )
     if start.is_file():
         return [start]
-    found = [path for path in sorted(start.iterdir()) if path.suffix.lower() in SUFFIXES]
+    there = sorted(path for path in start.iterdir() if not is_hidden(path, start))
+    found = [path for path in there if path.suffix.lower() in SUFFIXES]
     if not found:
         raise ValueError(f"--start {start} holds no video or image ({', '.join(SUFFIXES)})")
     return found

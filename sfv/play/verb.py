@@ -66,7 +66,9 @@ def play(
     from sfv.play.actions import Actions
     from sfv.play.hall import Hall, Limits
     from sfv.play.starts import find_starts
+    from sfv.report.address import check_port, url
 
+    check_port(port)
     limits = Limits(visitors, chunks, idle_minutes * 60)
     world = WorldModel.load(ckpt, device)
     if start is None and episodes is None:
@@ -80,14 +82,10 @@ def play(
             f"{len(starts)} starts, {len(actions.offered)} actions; up to {visitors} visitors x {chunks} "
             f"memories of {size:.2g} GB = {size * visitors * chunks:.2g} GB"
         )
-        if host not in web.LOOPBACK:
-            print(
-                f"warning: {host} is no address of this computer alone; whoever reaches it can play"
-            )
 
         def opened(hosts: list[str], number: int) -> "Starlette":
-            if not no_browser and host in web.LOOPBACK:
-                _show(f"http://{host}:{number}/")
+            if not no_browser and "*" not in hosts:
+                _show(url(host, number))
             return make_app(hall, hosts, number)
 
         web.serve(opened, host, port)

@@ -1,14 +1,19 @@
 """`sfv board`: TensorBoard on a folder of runs, with charts that put related curves together."""
 
-import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from sfv.files import read_json
+from sfv.report.address import check_port
 from sfv.report.catalogue import METRICS
+from sfv.report.fields import mapping_of
 from sfv.report.rows import differing_settings, flatten
+from sfv.yaml_file import read_yaml
+
+T = TypeVar("T")
 
 LAYOUT = {
     "slow learning": {"loss": ["slow/loss", "val/loss"], "seconds": ["time/.*"]},
@@ -45,8 +50,10 @@ def board(folder: str, port: int = 6006, serve: bool = True) -> None:
         serve: false writes the charts' layout only.
 
     Raises:
+        ValueError: there is no such port.
         FileNotFoundError: no run below the folder has logged anything.
     """
+    check_port(port)
     root = Path(folder)
     logs = [p.parent for p in root.rglob(EVENTS) if p.parent.name != LAYOUT_FOLDER]
     if not logs:
@@ -54,11 +61,9 @@ def board(folder: str, port: int = 6006, serve: bool = True) -> None:
             f"{root}: no TensorBoard log (*.tfevents.*) below it; give runs/, say"
         )
     folders = sorted({log.parent for log in logs})
-    write_layout(
-        root / LAYOUT_FOLDER,
-        [_settings(run / CONFIG) for run in folders if (run / CONFIG).is_file()],
-        _reported(run / "report.json" for run in folders),
-    )
+    settings = [found for run in folders if (found := _understood(_settings, run / CONFIG))]
+    reported = [_understood(_reported, run / "report.json") or [] for run in folders]
+    write_layout(root / LAYOUT_FOLDER, settings, sorted({n for names in reported for n in names}))
     if serve:
         command = [sys.executable, "-m", "tensorboard.main", f"--logdir={root}", f"--port={port}"]
         sys.stdout.flush()
@@ -129,21 +134,29 @@ def _declaration(
     return Summary(value=[value])
 
 
+def _understood(read: Callable[[Path], T], path: Path) -> T | None:
+    """What a run's file says; one that is another tool's or was cut off is named and left out."""
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except (ValueError, OSError) as error:
+        print(f"sfv board: left out: {' '.join(str(error).split())}", file=sys.stderr)
+        return None
+
+
 def _settings(path: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no settings; it may be cut off")
+    return flatten({str(k): v for k, v in content.items()})
 
-    content = OmegaConf.to_container(OmegaConf.load(path))
-    return flatten({str(k): v for k, v in content.items()}) if isinstance(content, dict) else {}
 
-
-def _reported(reports: Iterable[Path]) -> list[str]:
-    """Names under which the reports' values were logged, e.g. `psnr/fast`."""
-    rows = [json.loads(path.read_text())["rows"] for path in reports if path.is_file()]
-    names = [
+def _reported(path: Path) -> list[str]:
+    """Names under which a report's values were logged, e.g. `psnr/fast`."""
+    return [
         f"{metric}/{row}"
-        for found in rows
-        for row, content in found.items()
-        for metric in content["metrics"]
+        for row, content in mapping_of(read_json(path), "rows", str(path)).items()
+        for metric in mapping_of(content, "metrics", f"{path}: rows[{row!r}]")
         if metric in METRICS
     ]
-    return sorted(dict.fromkeys(names))

@@ -98,6 +98,7 @@ def render(
         counts={row.name: row.num for row in parsed.rows},
         tables=[_table(parsed, group, best_rows(parsed)) for group in parsed.groups],
         compared=bool(parsed.differences),
+        remarks=parsed.notes(),
         panels=[_panel(panel) for panel in videos],
         charts=[drawing for drawing in charts if drawing is not None],
         chart=chart,
@@ -139,7 +140,8 @@ def _cell(row: Row, metric: Metric, group: Group, is_best: bool) -> dict[str, An
         "number": repr(cell.value) if known else "",
         "value": format_number(cell.value, metric.digits),
         "interval": format_interval(cell, metric.digits),
-        "best": is_best,
+        "mark": "still" if not row.counts(metric.name) else "best" if is_best else "",
+        "why": row.still,
         "beside": [
             (companion, format_number(value, companion.digits))
             for companion, value in beside
@@ -153,20 +155,24 @@ def _differences(report: Report, group: Group) -> list[dict[str, Any]]:
     lines = []
     for row, against in dict.fromkeys((gap.row, gap.against) for gap in report.differences):
         gaps = {g.metric: g for g in report.differences if (g.row, g.against) == (row, against)}
-        cells = [_gap_cell(gaps.get(metric.name), metric.digits) for metric in group.metrics]
+        cells = [_gap_cell(gaps.get(m.name), m.digits, report) for m in group.metrics]
         if any(cell["value"] for cell in cells):
             lines.append({"name": f"{row} − {against}", "cells": cells})
     return lines
 
 
-def _gap_cell(gap: Difference | None, digits: int) -> dict[str, str]:
+def _gap_cell(gap: Difference | None, digits: int, report: Report) -> dict[str, str]:
     """Print a difference with signs; a metric that was not compared gets an empty cell."""
     if gap is None:
-        return {"value": "", "interval": ""}
+        return {"value": "", "interval": "", "mark": ""}
     value = f"{gap.value:+.{digits}f}"
     known = gap.low is not None and gap.high is not None
     interval = f"[{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]" if known else ""
-    return {"value": value.replace("-", "−"), "interval": interval.replace("-", "−")}
+    return {
+        "value": value.replace("-", "−"),
+        "interval": interval.replace("-", "−"),
+        "mark": "" if report.counts(gap) else "still",
+    }
 
 
 def _panel(panel: VideoPanel) -> dict[str, Any]:

@@ -2,17 +2,27 @@
 
 {"rows": {ROW: {"n": int, "metrics": {NAME: {"value", "low", "high", "passport"}}}},
  "settings": {...},
- "differences": [{"metric", "row", "against", "value", "low", "high"}],   # optional, paired
+ "differences": [{"metric", "row", "against", "value", "low", "high", "n"}],   # optional, paired
  "curves": {...}}                                          # optional, see sfv/report/curves.py
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from sfv.files import read_json
+from sfv.metrics.interval import MIN_EPISODES, beyond_chance
 from sfv.report.catalogue import METRICS, Group, format_number, grouped
 from sfv.report.curves import Curve, parse_curves
 from sfv.report.fields import field_of, mapping_of, number
+from sfv.report.still import WON_BY_STILLS, why_not_counted
+
+NOT_COUNTED = (
+    "In parentheses or grey, and not counted: what compares a video with itself, where too little moves, "
+    "as a still video wins it. "
+)
+FEW = f"Fewer than {MIN_EPISODES} episodes: no value is marked as better."
 
 
 @dataclass(frozen=True)
@@ -33,10 +43,25 @@ class Row:
     num: int
     cells: dict[str, Cell]
 
+    def num_of(self, metric: str) -> int:
+        """Episodes behind a value at most; older reports tell no more of a difference."""
+        passport = self.cells[metric].passport if metric in self.cells else None
+        known = passport.get("count") if isinstance(passport, Mapping) else None
+        return min(self.num, known) if isinstance(known, int) else self.num
+
+    @property
+    def still(self) -> str:
+        """Why metrics that a still wins do not count here; "" where they do."""
+        return why_not_counted({name: cell.value for name, cell in self.cells.items()})
+
+    def counts(self, metric: str) -> bool:
+        """Whether its value of a metric may be held against others'."""
+        return metric not in WON_BY_STILLS or not self.still
+
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired difference `row` minus `against`; `low` and `high` are None without an interval."""
+    """Paired difference `row` minus `against` over `num` episodes; no interval: `low`, `high` are None."""
 
     metric: str
     row: str
@@ -44,6 +69,7 @@ class Difference:
     value: float
     low: float | None
     high: float | None
+    num: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +81,39 @@ class Report:
     settings: dict[str, Any]
     differences: list[Difference] = field(default_factory=list)
     curves: dict[str, Curve] = field(default_factory=dict)
+
+    def row(self, name: str) -> Row:
+        """The row of a name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def counts(self, gap: Difference) -> bool:
+        """Whether both sides of a difference may be held against others."""
+        return all(self.row(name).counts(gap.metric) for name in (gap.row, gap.against))
+
+    def winner(self, gap: Difference) -> str:
+        """The row that a difference shows to be better; "" where it shows none.
+
+        The one place that decides it: the interval excludes zero, over enough episodes, and both
+        sides count.
+        """
+        better = METRICS[gap.metric].better if gap.metric in METRICS else "neither"
+        sure = beyond_chance(gap.low, gap.high, gap.num) and self.counts(gap)
+        if better == "neither" or not sure:
+            return ""
+        assert gap.low is not None
+        return gap.row if (gap.low > 0) == (better == "higher") else gap.against
+
+    def notes(self) -> list[str]:
+        """What readers have to know: values that do not count, and differences over too few episodes."""
+        still = [
+            f"{row.name}: {row.still}" for row in self.rows if not all(map(row.counts, row.cells))
+        ]
+        few = any(
+            gap.num < MIN_EPISODES and beyond_chance(gap.low, gap.high, MIN_EPISODES)
+            for gap in self.differences
+        )
+        lines = [f"{NOT_COUNTED}{'; '.join(still)}."] if still else []
+        return [*lines, FEW] if few else lines
 
 
 def parse_report(report: Mapping[str, Any]) -> Report:
@@ -73,33 +132,44 @@ def parse_report(report: Mapping[str, Any]) -> Report:
         groups=grouped(names),
         settings=dict(mapping_of(report, "settings", "report")),
         differences=[
-            _difference(raw, f"report.differences[{i}]", raw_rows)
+            _difference(raw, f"report.differences[{i}]", {row.name: row for row in rows})
             for i, raw in enumerate(report.get("differences", ()))
         ],
         curves=parse_curves(report.get("curves", {})),
     )
 
 
+def read_report(path: Path) -> Report:
+    """Read a `report.json`.
+
+    Raises:
+        ValueError: it is no such report; names the file and the place.
+        OSError: it cannot be read.
+    """
+    content = read_json(path)
+    try:
+        return parse_report(content)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}; it may be another tool's") from error
+
+
 def best_rows(report: Report) -> set[tuple[str, str]]:
     """Return (row, metric) pairs that are better than every other row beyond doubt.
 
-    Beyond doubt means that the interval of the paired difference to each other row excludes zero. A
-    report without paired differences has no best rows.
+    `Report.winner` says which row a difference makes better. Rows whose value does not count are not
+    competed with. A report without paired differences has no best rows.
     """
     wins = set()
     for gap in report.differences:
-        better = METRICS[gap.metric].better if gap.metric in METRICS else "neither"
-        if better == "neither" or gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
-            continue
-        higher, lower = (gap.row, gap.against) if gap.low > 0 else (gap.against, gap.row)
-        winner, loser = (higher, lower) if better == "higher" else (lower, higher)
+        winner = report.winner(gap)
+        loser = gap.against if winner == gap.row else gap.row
         wins.add((winner, loser, gap.metric))
     return {
         (row.name, metric)
         for row in report.rows
-        if len(report.rows) > 1
         for metric in row.cells
-        if all((row.name, o.name, metric) in wins for o in report.rows if o.name != row.name)
+        if (others := [o.name for o in report.rows if o is not row and o.counts(metric)])
+        and all((row.name, other, metric) in wins for other in others)
     }
 
 
@@ -148,7 +218,7 @@ def _cell(raw: Any, where: str) -> Cell:
     return Cell(value, low, high, field_of(raw, "passport", where))
 
 
-def _difference(raw: Any, where: str, rows: Mapping[str, Any]) -> Difference:
+def _difference(raw: Any, where: str, rows: Mapping[str, Row]) -> Difference:
     metric, row, against = (
         str(field_of(raw, name, where)) for name in ("metric", "row", "against")
     )
@@ -160,4 +230,7 @@ def _difference(raw: Any, where: str, rows: Mapping[str, Any]) -> Difference:
     )
     if value is None:
         raise ValueError(f"{where}.value is null: leave out what was not compared.")
-    return Difference(metric, row, against, value, low, high)
+    num = raw.get("n", min(rows[name].num_of(metric) for name in (row, against)))
+    if not isinstance(num, int) or num < 0:
+        raise ValueError(f"{where}.n is {num!r}: it must be the number of episodes, an integer.")
+    return Difference(metric, row, against, value, low, high, num)

@@ -5,6 +5,7 @@ from typing import Any
 
 from sfv.report.catalogue import Metric, format_number
 from sfv.report.rows import Cell, Row, best_rows, format_interval, parse_report
+from sfv.texts import printable
 
 NOT_MEASURED = Cell(None)
 
@@ -13,7 +14,8 @@ def format_table(report: Mapping[str, Any]) -> str:
     """Lay out a report: one line a metric, one column a row of the report (a model).
 
     `*` marks a value that beats every other column beyond doubt: the interval of each paired
-    difference excludes zero. Values without an interval were measured once over all videos.
+    difference excludes zero, over 10 episodes or more. A value in parentheses does not count, see
+    `sfv.report.still`. Values without an interval were measured once over all videos.
 
     Args:
         report: the contents of a `report.json`.
@@ -43,7 +45,7 @@ def format_table(report: Mapping[str, Any]) -> str:
             group = group_of[metric.name]
             lines.append(f"{group.title}: {group.meaning}".removesuffix(": "))
         lines.append(line)
-    return "\n".join([*lines, "", *_legend(bool(best))])
+    return printable("\n".join([*lines, "", *_legend(bool(best)), *parsed.notes()]), keep="\n")
 
 
 def _heading(metric: Metric) -> str:
@@ -55,7 +57,7 @@ def _heading(metric: Metric) -> str:
 def _column(row: Row, metrics: list[Metric], best: set[tuple[str, str]]) -> list[str]:
     """Align the numbers of one model on the right, the intervals behind them on the left."""
     cells = [(metric, row.cells.get(metric.name, NOT_MEASURED)) for metric in metrics]
-    values = [format_number(cell.value, metric.digits) for metric, cell in cells]
+    values = [_value(row, metric, cell) for metric, cell in cells]
     width = max(map(len, values), default=0)
     lines = []
     for (metric, cell), value in zip(cells, values, strict=True):
@@ -63,6 +65,11 @@ def _column(row: Row, metrics: list[Metric], best: set[tuple[str, str]]) -> list
         interval = "" if metric.of else format_interval(cell, metric.digits)
         lines.append(f"{value:>{width}}{mark} {interval}".rstrip())
     return [f"{row.name} (n={row.num})", *lines]
+
+
+def _value(row: Row, metric: Metric, cell: Cell) -> str:
+    text = format_number(cell.value, metric.digits)
+    return text if cell.value is None or row.counts(metric.name) else f"({text})"
 
 
 def _legend(has_best: bool) -> list[str]:

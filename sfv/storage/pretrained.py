@@ -1,6 +1,7 @@
 """Pretrained models from folders on disk, whole or with an error that names the folder; no downloads."""
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
 from sfv.diffusion.schedule import NoiseSchedule
+from sfv.storage.weight_files import check_finite
+
+logger = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_STEM = "diffusion_pytorch_model"
+_WEIGHTS = f"{_STEM}.safetensors"
 _SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -53,7 +58,8 @@ def download_command(name: str) -> str:
     """The shell command that puts the parts of a pipeline in the local cache."""
     return (
         f"hf download {name} --include '*.json' --include '*.txt' "
-        "--include '*/diffusion_pytorch_model.safetensors' --include '*/model.safetensors'"
+        "--include '*/diffusion_pytorch_model.safetensors' --include '*/model.safetensors' "
+        "--include '*/*-of-?????.safetensors'"
     )
 
 
@@ -65,11 +71,12 @@ def find_part(folder: Path, part: str, what: str) -> Path:
     """
     folder = local_folder(folder)
     for candidate in (folder / part, folder):
-        if (candidate / "config.json").is_file() and _has_weights(candidate):
+        if (candidate / "config.json").is_file() and has_weights(candidate, _STEM):
             return candidate
     raise FileNotFoundError(
         f"{folder} holds no diffusers {what}: expected {part}/config.json and "
-        f"{part}/diffusion_pytorch_model.safetensors inside it. {no_pickle(folder / part / _WEIGHTS)}"
+        f"{part}/diffusion_pytorch_model.safetensors inside it. "
+        f"{_instead(folder, part) or no_pickle(folder / part / _WEIGHTS)}"
     )
 
 
@@ -112,13 +119,46 @@ def schedule_of(folder: Path) -> NoiseSchedule | None:
         ) from error
 
 
-def _has_weights(folder: Path) -> bool:
-    """Whole weights in the name that diffusers looks for; half-precision variants have another."""
-    return (folder / _WEIGHTS).is_file() or (folder / f"{_WEIGHTS}.index.json").is_file()
+def has_weights(folder: Path, stem: str) -> bool:
+    """Whether a folder has weights that `load_whole` takes: the plain ones, or a single variant.
+
+    Args:
+        folder: of one model.
+        stem: how its files' names begin: `model` for transformers, `diffusion_pytorch_model` for diffusers.
+    """
+    return len(_variants(folder, stem)) == 1 or "" in _variants(folder, stem)
+
+
+def _variants(folder: Path, stem: str) -> set[str]:
+    """Names of the sets of weights in a folder, "" for the plain one: `fp16` has STEM.fp16.safetensors."""
+    whole = re.compile(rf"{stem}(?:\.([\w-]+?))?\.safetensors")
+    index = re.compile(rf"{stem}\.safetensors\.index(?:\.([\w-]+?))?\.json")
+    names = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    found = [whole.fullmatch(name) or index.fullmatch(name) for name in names]
+    shard = re.compile(r".*-\d{5}-of-\d{5}")
+    variants = {match[1] or "" for match in found if match is not None}
+    return {name for name in variants if not shard.fullmatch(name)}
+
+
+def _instead(folder: Path, part: str) -> str:
+    """What to do where safetensors weights lie that are not taken; "" where there are none."""
+    for candidate in (folder / part, folder):
+        variants = sorted(_variants(candidate, _STEM))
+        if not variants:
+            continue
+        if not (candidate / "config.json").is_file():
+            return f"{candidate} has weights, but no config.json: copy it too"
+        return (
+            f"{candidate} has the variants {', '.join(variants)} and no plain weights: keep the files of "
+            "one variant alone, which is loaded then"
+        )
+    return ""
 
 
 def load_whole(kind: Any, folder: Path, **options: bool) -> Any:
     """`kind.from_pretrained`, which alone would fill missing weights with random numbers.
+
+    Weights that are there only as a variant (`fp16`) are loaded from it, into float32.
 
     Args:
         kind: a model class of diffusers or transformers.
@@ -126,14 +166,24 @@ def load_whole(kind: Any, folder: Path, **options: bool) -> Any:
         options: arguments of the model's constructor.
 
     Raises:
-        ValueError: a file is truncated, or the weights do not fit the configuration.
+        ValueError: a file is truncated, the weights do not fit the configuration, or one is not finite.
     """
+    stem = _STEM if (folder / "config.json").is_file() and _variants(folder, _STEM) else "model"
+    variants = _variants(folder, stem)
+    variant = None if "" in variants or len(variants) != 1 else next(iter(variants))
+    if variant is not None:
+        logger.warning("%s has %s weights alone; they are loaded as float32", folder, variant)
     try:
         model, info = kind.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            variant=variant,
+            **options,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        first_line = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
             f"{folder} holds no readable {kind.__name__}: config.json or a .safetensors file is "
             f"truncated, or they do not fit each other ({first_line}). Copy or write the folder again"
@@ -144,4 +194,5 @@ def load_whole(kind: Any, folder: Path, **options: bool) -> Any:
             f"{folder} lacks {len(wrong)} weights of a {kind.__name__} (first: {wrong[0]}): it was "
             "not copied whole, or config.json belongs to other weights. Copy the folder again"
         )
-    return model
+    check_finite(model.state_dict(), f"{folder} cannot be used")
+    return model if variant is None else model.float()

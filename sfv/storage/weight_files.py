@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sfv.files import replacing
+
+CHECKSUM = "checksum"
+"""Where the metadata of a file keeps the hash of its tensors."""
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -27,14 +31,54 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file, whole or not at all; `metadata` gets a checksum beside it.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; names the file.
+        ValueError: a number is not finite; nothing is written.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    check_finite(contiguous, f"{path} is not written")
+    said = {**metadata, CHECKSUM: hash_tensors(contiguous)}
     with replacing(Path(path)) as temporary, disk_errors():
-        save_file(contiguous, temporary, metadata=dict(metadata))
+        save_file(contiguous, temporary, metadata=said)
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Make equal content equal files: safetensors writes the metadata in any order."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size
+        file.seek(8)
+        file.write(text.ljust(size))
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Refuse NaN and infinity, which would be found only when every result is NaN.
+
+    Args:
+        tensors: weights by name; those of integers or without data (meta) pass.
+        what: begins the message.
+
+    Raises:
+        ValueError: names the first tensor with such a number.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.is_meta and not is_finite(tensor):
+            wrong = int((~tensor.isfinite()).sum())
+            raise ValueError(
+                f"{what}: {wrong} of {tensor.numel()} numbers of {name} are NaN or infinite, so training "
+                "has diverged (lower its learning rate) or the file is damaged; use weights of before"
+            )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are; waits for the device."""
+    return bool(tensor.isfinite().all())
 
 
 @contextmanager
@@ -51,7 +95,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated or no safetensors file.
+        ValueError: if it is truncated, no safetensors file, not what was written, or holds a number that is
+            not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,8 +104,14 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
+            said = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}): write it again"
         ) from error
+    if said.pop(CHECKSUM, None) not in (None, hash_tensors(tensors)):
+        raise ValueError(
+            f"{path} is damaged: its checksum is not that of what was written; copy or write it again"
+        )
+    check_finite(tensors, f"{path} cannot be used")
+    return tensors, said

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from sfv.files import replacing, write_json
 from sfv.run_folder import git_state
-from sfv.training.checkpoints import FileOrFolder
+from sfv.training.checkpoints import FileOrFolder, check_numbers, keep_previous
 
 FOLDER = "attempts"
 
@@ -88,7 +89,7 @@ class FencedCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint whole or not at all, and only for the newest attempt.
 
     Args:
-        attempt: whose checkpoints these are; None on ranks that write none.
+        attempt: whose checkpoints these are; None on the other ranks until `ShareAttempt` tells them.
     """
 
     def __init__(self, attempt: Attempt | None) -> None:
@@ -108,20 +109,51 @@ class FencedCheckpointIO(TorchCheckpointIO):
         Raises:
             StaleAttempt: a newer attempt runs.
             OSError: the disk is full, say; the checkpoint of before stays.
+            ValueError: a weight is not finite; the checkpoint of before stays.
         """
         assert storage_options is None
+        path = Path(path)
         self.check()
-        with replacing(Path(path)) as temporary:
+        step = checkpoint.get("global_step")
+        check_numbers(checkpoint, f"checkpoint {path} of slow step {step} is not written")
+        with replacing(path) as temporary:
             with temporary.open("wb") as file:
                 _save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             self.check()  # writing may have taken minutes
+            keep_previous(path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint that a callback no longer wants.
+
+        Raises:
+            StaleAttempt: a newer attempt runs.
+        """
+        self.check()
+        super().remove_checkpoint(path)
 
     def check(self) -> None:
         """Check that this attempt is still the newest; see `Attempt.check`."""
         if self.attempt is not None:
             self.attempt.check()
+
+
+class ShareAttempt(pl.Callback):
+    """Tells all ranks the number of the attempt, which rank 0 has claimed: each deletes files of its own.
+
+    Args:
+        checkpoint_io: of this rank.
+        folder: the run folder.
+    """
+
+    def __init__(self, checkpoint_io: FencedCheckpointIO, folder: Path) -> None:
+        self.checkpoint_io, self.folder = checkpoint_io, folder
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        mine = self.checkpoint_io.attempt
+        number = trainer.strategy.broadcast(0 if mine is None else mine.number)
+        self.checkpoint_io.attempt = Attempt(self.folder, number)
 
 
 def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:

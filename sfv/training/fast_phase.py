@@ -1,5 +1,6 @@
 """The fast phase of the loop: Θ learns a group of episodes, and the replay is filled. No Lightning here."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -187,3 +188,21 @@ def _scene(episode: EpisodeBatch) -> str:
             "give batches a 'scene' (EpisodeDataModule does), or set slow_fast.memory_scope to episode"
         )
     return episode["scene"]
+
+
+def check_report(report: FastReport, number: int) -> None:
+    """Check that what Θ has learned is finite, or was taken back.
+
+    Args:
+        report: of a chunk pair; its loss is NaN without a fast step.
+        number: of the pair in the run.
+
+    Raises:
+        ValueError: fast learning has diverged.
+    """
+    is_wrong = math.isinf(report.loss) or not math.isfinite(report.drift)
+    if is_wrong and not report.undone:
+        raise ValueError(
+            f"chunk pair {number}: fast/loss is {report.loss}, fast/drift {report.drift}, so fast learning "
+            "has diverged: lower slow_fast.fast.learning_rate, or let slow_fast.fast.guard take it back"
+        )

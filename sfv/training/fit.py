@@ -12,17 +12,21 @@ from jsonargparse import set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 
 from sfv.data.datamodule import EpisodeDataModule
+from sfv.files import replacing_parts
+from sfv.models.model_folder import MODEL_FILE
 from sfv.report.tensorboard import log_hparams
 from sfv.run_folder import open_run_folder
-from sfv.training.attempts import FencedCheckpointIO, claim
+from sfv.training.attempts import FencedCheckpointIO, ShareAttempt, claim
 from sfv.training.checkpoints import newest_checkpoint
 from sfv.training.encode import EncodeVideo
+from sfv.training.finite_loss import FiniteLoss
 from sfv.training.inverse_dynamics import InverseDynamicsLearner
 from sfv.training.logger import tensorboard_logger
 from sfv.training.preempt import Preemption
@@ -30,6 +34,7 @@ from sfv.training.sharded_strategy import ShardedStrategy
 from sfv.training.sharding import whole
 from sfv.training.slow import SlowLearner
 from sfv.training.slow_fast import SlowFastSettings, fit_slow_fast
+from sfv.yaml_file import config_files, guard_flags
 
 
 class FitCLI(LightningCLI):
@@ -53,6 +58,16 @@ class FitCLI(LightningCLI):
             compute_fn=_codec_fingerprint,
             apply_on="instantiate",
         )
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse null where a type has none: jsonargparse takes it for "not given"."""
+        set_parsing_settings(unset_sentinel=True)
+        try:
+            self.parser.validate(self.config)
+        except (TypeError, KeyError) as error:
+            self.parser.error(str(error))
+        finally:
+            set_parsing_settings(unset_sentinel=False)
 
     def instantiate_classes(self) -> None:
         """Build everything, and look whether it goes together."""
@@ -80,14 +95,15 @@ class FitCLI(LightningCLI):
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:
     """What every run has: a folder, checkpoints, one seed."""
-    full_help = parser.format_help
+    full_help, error = parser.format_help, parser.error
     parser.format_help = lambda: short_help(full_help())
-    parser.add_argument("--out", default="runs/fit", help="folder of this run")
+    parser.error = lambda message, ex=None: error(with_hint(message), ex)
+    parser.add_argument("--out", type=str, default="runs/fit", help="folder of this run")
     parser.add_argument(
         "--checkpoint_every",
         type=PositiveInt,
         default=100,
-        help="slow steps between two checkpoints; the newest is kept",
+        help="slow steps between two checkpoints; the newest and the one before are kept",
     )
     parser.link_arguments("out", "trainer.default_root_dir")
     parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -96,6 +112,15 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
 def short_help(text: str) -> str:
     """Leave out the lists of every subclass that Python knows: thousands of lines of others' classes."""
     return re.sub(r",\s+known\s+subclasses:[^)]*", "", text)
+
+
+def with_hint(message: str) -> str:
+    """Say how a text is written that YAML takes for a number or for true and false."""
+    if "Expected a <class 'str'>" in message and re.search(
+        r"Got value: (True|False|[-+.0-9])|value type: <class '(int|float|bool)'>", message
+    ):
+        return f"{message}\nYAML reads a number or true and false there; put a text in quotes"
+    return message
 
 
 def _listed(plugins: Any) -> list[Any]:  # one, several or none
@@ -144,20 +169,32 @@ def parse(
         cli: what is constructed.
         prog: the command that errors and help name.
         learner: what is trained.
+
+    Raises:
+        ValueError: a config is no YAML, or a `${...}` in it leads to nothing.
+        SystemExit: a setting is wrong; jsonargparse has said which.
     """
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    guard_flags(args)
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True, unset_sentinel=False)
     # Lightning warns that `args` beside sys.argv may be a mistake; `sfv` has taken its verb off.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    return cli(
-        learner,
-        EpisodeDataModule,
-        run=False,
-        args=list(args),
-        seed_everything_default=0,
-        save_config_callback=None,
-        auto_configure_optimizers=False,
-        parser_kwargs={"parser_mode": "omegaconf+", "prog": prog},
-    )
+    try:
+        return cli(
+            learner,
+            EpisodeDataModule,
+            run=False,
+            args=list(args),
+            seed_everything_default=0,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": prog},
+        )
+    except OmegaConfBaseException as error:
+        files = ", ".join(map(str, config_files(args))) or "the flags"
+        raise ValueError(
+            f"{files}: the ${{...}} of {error.full_key} leads to no value "
+            f"({str(error).splitlines()[0]})"
+        ) from error
 
 
 def resolved(cli: FitCLI) -> str:
@@ -247,13 +284,17 @@ def train(
     Raises:
         SystemExit: a signal asked training to stop; all is saved, the same call goes on.
         StaleAttempt: another process has gone on with this run.
+        ValueError: the checkpoint to go on from is damaged, or a loss is not finite.
     """
     attempt = claim(out) if trainer.is_global_zero else None  # from here no older one writes
-    trainer.strategy.checkpoint_io = FencedCheckpointIO(attempt)
+    fence = FencedCheckpointIO(attempt)
+    trainer.strategy.checkpoint_io = fence
     preemption = Preemption(out / "checkpoints" / "newest.ckpt")
     newest = newest_checkpoint(out)
     resume = None if newest is None else str(newest)
-    trainer.callbacks.extend([AverageAtEnd(), preemption])  # type: ignore[attr-defined]
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:0] = [ShareAttempt(fence, out), FiniteLoss()]  # before anything is saved
+    callbacks += [AverageAtEnd(), preemption]
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             log_hparams(logger, settings, {"val/loss": float("nan")})
@@ -272,8 +313,9 @@ def train(
         raise SystemExit(preemption.exit_code)
     with whole(learner, keep=trainer.is_global_zero):
         if attempt is not None:
-            attempt.check()
-            learner.save(out / "model")
+            with replacing_parts(out / "model", MODEL_FILE) as part:
+                learner.save(part)
+                attempt.check()
 
 
 def _say_stopped(trainer: pl.Trainer) -> None:

@@ -13,6 +13,7 @@ from sfv.metrics.protocol import report_json
 from sfv.models.inverse_dynamics import InverseReader
 from sfv.report.table import format_table
 from sfv.run_folder import open_run_folder
+from sfv.training.attempts import FencedCheckpointIO
 from sfv.training.fit import FitCLI, add_run_arguments, check_strategy, parse, resolved, train
 from sfv.training.inverse_dynamics import InverseDynamicsLearner, held_out_accuracy
 
@@ -73,5 +74,8 @@ def fit_inverse(args: Sequence[str]) -> None:
     }
     if rows:
         report = report_json(rows, {"held_out": folders, "model": reader.sha256})
+        fence = cli.trainer.strategy.checkpoint_io
+        assert isinstance(fence, FencedCheckpointIO)
+        fence.check()
         write_json(out / REPORT, report)
         print(format_table(report))

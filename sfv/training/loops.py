@@ -23,7 +23,8 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from torch import Tensor
 
 from sfv.fast.learner import FastReport
-from sfv.training.fast_phase import FastPhase, Learned
+from sfv.training.checkpoints import told_as_damaged
+from sfv.training.fast_phase import FastPhase, Learned, check_report
 from sfv.training.replay import Replay, ReplayItem, SlowBatch, collate
 from sfv.training.sharding import gathered
 from sfv.types import EpisodeBatch
@@ -115,16 +116,13 @@ class FastLoop(_Loop):
     def _report(self, reports: list[FastReport]) -> None:
         for report in reports:
             self.num_chunks += 1
-            metrics = {"fast/loss": report.loss, "fast/gain": report.gain}
-            measured = {"fast/drift": report.drift, "fast/undone": float(report.undone)}
-            self._log({**metrics, **measured})
+            check_report(report, self.num_chunks)
+            names = ("loss", "gain", "drift", "undone")
+            self._log({f"fast/{name}": float(getattr(report, name)) for name in names})
         self.call("on_fast_chunk_end", reports)
 
     def _log(self, metrics: dict[str, float]) -> None:
-        """`self.log` is not to be had in an own loop: write to the loggers and the progress bar.
-
-        The x-axis counts chunk pairs learned.
-        """
+        """An own loop has no `self.log`: loggers (the x-axis counts chunk pairs) and the progress bar."""
         trainer = self.trainer
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=self.num_chunks)
@@ -373,7 +371,8 @@ class SlowFastFitLoop(_FitLoop):
             self._restart_stage = RestartStage.RESTARTED_MID_EPOCH
         self._restarting = False
         if is_slow:
-            self.replay.load(self.group)
+            with told_as_damaged(str(self.trainer.ckpt_path)):
+                self.replay.load(self.group)
             batches = self.plan(self.replay.items, self.group)
             self.fetcher.load(self.replay.items, batches, saved["batches"], place)
             self._count_batches()

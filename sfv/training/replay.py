@@ -13,7 +13,7 @@ learning the group again is exact.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,10 +62,18 @@ class Replay:
         store: how Θ_i is kept until its slow step: in RAM as `float32` (exact) or `bfloat16` (half of
             it, rounded), or on `disk` (exact; RAM holds one at a time).
         keep: so many of the newest checkpoints can be resumed from; the replay of older ones is removed.
+        check: called before files are replaced or removed; raises where another attempt has taken the run
+            over, which may need them.
     """
 
-    def __init__(self, folder: Path, store: ThetaStore = "float32", keep: int = 2) -> None:
-        self.folder, self.store, self.keep = folder, store, keep
+    def __init__(
+        self,
+        folder: Path,
+        store: ThetaStore = "float32",
+        keep: int = 2,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.store, self.keep, self.check = folder, store, keep, check
         self.rank = 0
         """Of this process; some launchers tell it late."""
         self._items: dict[int, ReplayItem] = {}
@@ -82,6 +90,7 @@ class Replay:
 
     def begin(self, group: int) -> None:
         """Forget the items and begin a group."""
+        self.check()
         self._items, self.group = {}, group
         shutil.rmtree(self._path(group), ignore_errors=True)  # of a run that was cut off in it
         if self.store == "disk":
@@ -104,6 +113,7 @@ class Replay:
 
     def save(self) -> None:
         """Put the group into files, whole or not at all; does nothing if they are there already."""
+        self.check()
         index = self._path(self.group) / INDEX
         if not index.exists():
             for place, item in self._items.items():
@@ -118,6 +128,7 @@ class Replay:
 
         Raises:
             FileNotFoundError: its files are gone; the message says what can be done.
+            ValueError: a file is damaged; names it.
         """
         path = self._path(group)
         if not (path / INDEX).exists():
@@ -127,12 +138,20 @@ class Replay:
                 "own run folder and with as many ranks as then, or start a new run from the model "
                 "(model.init_from)"
             )
-        num = int(json.loads((path / INDEX).read_bytes())["items"])
+        there = {file.name for file in path.glob("item-*")}
+        try:
+            num = int(json.loads((path / INDEX).read_bytes())["items"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path / INDEX} is damaged ({error})") from error
+        if there != {_name(place) for place in range(num)}:
+            raise ValueError(f"{path} holds {len(there)} items, its {INDEX} says {num}")
         self._items = {place: self._read(path / _name(place)) for place in range(num)}
-        self.group, self._asked = group, [group]
+        before = sorted(int(file.parent.name[-8:]) for file in path.parent.glob(f"group-*/{INDEX}"))
+        self.group, self._asked = group, [g for g in before if g <= group][-self.keep :]
 
     def _write(self, place: int, item: ReplayItem) -> Path:
         assert isinstance(item.memory, Tensor)
+        self.check()
         path = self._path(self.group) / _name(place)
         tensors = {"latents": item.latents, "theta": item.memory}
         write_tensors(path, tensors, {"action": item.action, "key": item.key})
@@ -144,6 +163,7 @@ class Replay:
         return ReplayItem(tensors["latents"], said["action"], said["key"], kept)
 
     def _prune(self) -> None:
+        self.check()
         wanted = {self._path(group) for group in (*self._asked, self.group)}
         for path in self._path(self.group).parent.glob("group-*"):
             if path not in wanted:

@@ -1,6 +1,7 @@
 """FSDP2 as a Lightning strategy: a shard of Φ, its gradients and its optimiser state on each process."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from sfv.files import replacing
 from sfv.training.attempts import FencedCheckpointIO
 from sfv.training.checkpoints import (
     META,
     FileOrFolder,
+    check_numbers,
+    check_sums,
     make_room,
     put_in_place,
     read_meta,
@@ -91,21 +95,44 @@ class ShardedStrategy(ModelParallelStrategy):
             if self.is_global_zero:
                 self.checkpoint_io.save_checkpoint(checkpoint, path)
             return
-        part = Path(self.broadcast(str(make_room(path)) if self.is_global_zero else ""))
+        io = self.checkpoint_io
+        attempt = None
+        if isinstance(io, FencedCheckpointIO):
+            self._together(io.check)
+            attempt = io.attempt
         states = checkpoint.pop("optimizer_states", [])
         tensors = flat_names(_WEIGHTS, checkpoint.pop(_WEIGHTS))
         tensors |= flat_names(AVERAGE, checkpoint.pop(AVERAGE, {}))
         for idx, state in enumerate(states):
             tensors |= flat_optimizer(idx, state)
+        what = f"checkpoint {path} of slow step {checkpoint.get('global_step')} is not written"
+        self._together(lambda: check_numbers(tensors, what))
         checkpoint[GROUPS] = [state["param_groups"] for state in states]
+        number = 0 if attempt is None else attempt.number
+        part = Path(self.broadcast(str(make_room(path, number)) if self.is_global_zero else ""))
         write_shards(part, tensors)
         self.barrier()
         if self.is_global_zero:
-            torch.save(checkpoint, part / META)
-            if isinstance(self.checkpoint_io, FencedCheckpointIO):
-                self.checkpoint_io.check()  # writing may have taken minutes
-            put_in_place(path)
+            with replacing(part / META) as temporary:
+                torch.save(checkpoint, temporary)
+            if attempt is not None:
+                attempt.check()  # writing may have taken minutes
+            put_in_place(part, path)
         self.barrier()
+
+    def _together(self, check: Callable[[], None]) -> None:
+        """Make a check on every process; where one finds a fault, all stop instead of waiting for it.
+
+        Raises:
+            ValueError: what was found here, or that another process has found something.
+        """
+        fault = None
+        try:
+            check()
+        except ValueError as error:
+            fault = error
+        if self.reduce_boolean_decision(fault is not None, all=False):
+            raise fault or ValueError("another process found a fault in a checkpoint, and names it")
 
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
@@ -119,6 +146,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return self._load_folder(path) if path.is_dir() else self._load_file(path)
 
     def _load_folder(self, folder: Path) -> dict[str, Any]:
+        self._together(lambda: check_sums(folder, self.global_rank, self.world_size))
         checkpoint, stored = read_meta(folder), stored_sizes(folder)
         weights = dict(self._network.state_dict())
         tensors = flat_names(_WEIGHTS, weights)
@@ -131,6 +159,7 @@ class ShardedStrategy(ModelParallelStrategy):
         for idx, optimizer in enumerate(self.optimizers):
             tensors |= flat_optimizer(idx, get_optimizer_state_dict(self._network, optimizer))
         read_shards(folder, tensors)
+        self._together(lambda: check_numbers(tensors, f"checkpoint {folder} cannot be used"))
         groups, parts = checkpoint.pop(GROUPS), split_names(tensors)
         for idx, optimizer in enumerate(self.optimizers):
             state = optimizer_state(parts, idx, groups[idx])

@@ -12,6 +12,7 @@ from sfv import rng
 from sfv.fast.learner import FastLearner
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.generation.rollout import Rollout
+from sfv.training.attempts import FencedCheckpointIO
 from sfv.training.fast_phase import FastPhase
 from sfv.training.loop_progress import use_loop_bar
 from sfv.training.loop_settings import SlowFastSettings as SlowFastSettings
@@ -99,7 +100,9 @@ def make_phase(
             learner.world_model, settings.sampler, fast, settings.seed, settings.precision
         )
     folder = Path(trainer.default_root_dir) / "replay"
-    replay = Replay(folder, settings.theta_store, settings.keep_replays)
+    fence = trainer.strategy.checkpoint_io
+    check = fence.check if isinstance(fence, FencedCheckpointIO) else _nothing
+    replay = Replay(folder, settings.theta_store, settings.keep_replays, check)
     phase = FastPhase(
         fast,
         replay,
@@ -113,6 +116,10 @@ def make_phase(
         fresh = lora.fresh(rng.stream(settings.seed, "theta0", "start"))
         fast.start = fresh if begun is None else settings.lora.theta(lora, begun)
     return phase
+
+
+def _nothing() -> None:
+    """Without a run folder there is one attempt."""
 
 
 @contextmanager

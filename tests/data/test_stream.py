@@ -17,7 +17,7 @@ from sfv.data.datamodule import EpisodeDataModule
 from sfv.data.index import ShardError, find_shards
 from sfv.data.plan import Topology
 from sfv.data.shards import write_shards
-from sfv.data.sources import ShardSource
+from sfv.data.sources import PipeReader, ShardSource
 from sfv.data.stream import BatchStream
 from tests.data.make import CHUNK, latents_sample
 
@@ -218,3 +218,11 @@ def test_webdataset_itself_reads_the_shards(folder: Path) -> None:
     found = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert [sample["__key__"] for sample in found] == [f"e-{i:03d}" for i in range(NUM_EPISODES)]
     assert {"json", "latents.npy"} <= set(found[0])
+
+
+def test_no_name_of_a_shard_reaches_a_shell(tmp_path):
+    reader = object.__new__(PipeReader)
+    reader.command, reader._open = f"pipe:echo {{shard}} > {tmp_path}/made", None
+    with pytest.raises(ShardError, match=r"characters that a shell may obey"):
+        reader._start("x; touch made.tar")
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_tools import cut
-from data_tools.clips import UNLABELLED
+from data_tools.clips import UNLABELLED, UNREADABLE
 from data_tools.files import find_episodes
 from data_tools.write_shards import pack
 from sfv.data.shards import read_shard
@@ -68,6 +70,34 @@ def test_raw_videos_become_episodes_between_cuts(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["inputs"]["kept"] == 1 and summary["shots"] == 2 and summary["episodes"] == 2
     assert summary["frames"] == {"in episodes": 43, "left out (short rest of a shot)": 0}
+
+
+LONG = "A long title " + "x" * 230
+
+
+def test_names_of_any_script_and_length_make_episodes_and_hidden_files_are_counted(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "in"
+    film(folder / "a.mp4", shot(3, 20), 10)
+    for name in (f"{LONG}.mp4", "散歩.mp4", "走る.mp4", "café/b.mp4"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "a.mp4", folder / name)
+    (folder / "._a.mp4").write_bytes(b"\0\5\x16\7" + bytes(100))
+    (folder / ".Trash").mkdir()
+    shutil.copy(folder / "a.mp4", folder / ".Trash" / "old.mp4")
+    os.mkfifo(folder / "pipe.mp4")
+    assert run(folder, "--out", tmp_path / "out", "--cut-threshold", 0) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["inputs"]["given"], summary["inputs"]["kept"]) == (6, 5)
+    assert summary["skipped"] == {UNREADABLE: 1} and summary["hidden files passed over"] == 2
+    ids = [meta.id for meta, _ in find_episodes([tmp_path / "out"])]
+    assert len(ids) == 5 and "a-0000" in ids and all(name.isascii() for name in ids)
+
+    (tmp_path / "out" / "._a-0000.mp4").write_bytes(b"")
+    assert run(tmp_path / "out", "--out", tmp_path / "again", "--cut-threshold", 0) == 0
+    summary = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert summary["episodes"] == 5 and summary["hidden files passed over"] == 1
 
 
 def test_time_stamps_decide_which_frame_is_nearest(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from data_tools.collect.runner import (
 )
 from data_tools.files import find_episodes, write_episode
 from sfv.data.schema import Provenance, SchemaError
+from sfv.files import locked
 from tests.data.make import make_meta
 
 
@@ -208,3 +209,13 @@ class Lengths(Rooms):
 
     def report(self, kept: Sequence[Outcome]) -> dict[str, Any]:
         return revisit_report(kept) | {"length": total(kept, "length")}
+
+
+def test_a_second_collector_is_refused_and_says_who_has_the_folder(tmp_path, capsys):
+    with locked(tmp_path, "wait"):
+        args = new_parser("rooms", "", episodes=2, size=8, workers=1).parse_args(
+            [f"--out={tmp_path}"]
+        )
+        assert run_command(lambda _: Rooms(3), args) == 2
+    assert f"error: {tmp_path} is in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -46,7 +46,7 @@ def test_inspect_says_what_a_memory_is(folder, capsys, tmp_path):
     assert "episode     walk" in text
     assert "num_chunks  2" in text
     assert "resumes     at chunk 3" in text
-    assert "all finite" in text
+    assert "checksum    fits" in text
     written = json.loads((tmp_path / "x.json").read_text())
     assert written["drift"] == pytest.approx(sum(v**2 for v in written["layers"].values()) ** 0.5)
     assert len(written["layers"]) == 60
@@ -133,4 +133,49 @@ def test_what_is_no_plain_lora_is_not_imported(folder, capsys, tmp_path):
     assert "no adapter_config.json" in said(capsys, "import", str(tmp_path), model, out, code=2)
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "use_dora": True}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    assert "with ['use_dora'] extras" in said(capsys, "import", str(tmp_path), model, out, code=2)
+    assert "use_dora is True; allowed: False" in said(
+        capsys, "import", str(tmp_path), model, out, code=2
+    )
+
+
+def test_names_of_files_and_episodes_reach_no_terminal(world, capsys, tmp_path):
+    bad = tmp_path / "\x1b[2J.memory.safetensors"
+    with TemporalLoRA(world.denoiser, r=2, alpha=2.0) as lora:
+        weights = lora.state(torch.zeros(lora.num_weights))
+    header = MemoryHeader(world.fingerprint(), "\x1b]0;x\x07\nname", 1, 2, 2.0, "\x9b31m")
+    save_memory(bad, StoredMemory(header, weights))
+    (tmp_path / "\x1b[1A.memory.safetensors").mkdir()
+    for arguments in (
+        ("inspect", str(bad)),
+        ("list", str(tmp_path)),
+        ("fork", str(bad), str(tmp_path / "fork"), "\x1bname"),
+        ("merge", str(bad), str(bad), str(tmp_path / "merged")),
+        ("diff", str(bad), str(bad)),
+        ("rewind", str(tmp_path), header.episode, "1", str(tmp_path / "back")),
+    ):
+        text = said(capsys, *arguments)
+        assert text.replace("\n", "").isprintable(), arguments
+    text = said(capsys, "inspect", str(tmp_path / "\x1bnone"), code=2)
+    assert text.replace("\n", "").isprintable() and r"\x1bnone" in text
+
+
+def test_what_is_not_finite_is_neither_merged_nor_forked_nor_exported(folder, capsys, tmp_path):
+    good, out = path_of(folder), str(tmp_path / "out")
+    bad = tmp_path / "bad.memory.safetensors"
+    data = bytearray(good.read_bytes())
+    data[-4:] = b"\x00\x00\xc0\x7f"  # NaN
+    bad.write_bytes(data)
+    for arguments in (
+        ("inspect", str(bad)),
+        ("merge", str(bad), str(good), out),
+        ("fork", str(bad), out, "other"),
+        ("export", str(bad), out),
+        ("diff", str(bad), str(good)),
+    ):
+        text = said(capsys, *arguments, code=2)
+        assert "numbers that are NaN or infinite" in text and text.count("\n") == 1
+    arguments = ("merge", str(good), str(good), out, "--weights", "[.inf, 1]")
+    assert "allowed: finite numbers" in said(capsys, *arguments, code=2)
+    text = said(capsys, "merge", str(good), str(good), out, "--weights", "[1e39, 1]", code=2)
+    assert "NaN or infinite" in text
+    assert not (tmp_path / "out").exists()

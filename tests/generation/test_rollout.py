@@ -6,6 +6,7 @@ import torch
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner, FastSettings
+from sfv.fast.memory_file import store
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.generation.rollout import Request, Rollout, join
 
@@ -176,6 +177,9 @@ from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner, FastSettings
 from sfv.generation.rollout import Request, Rollout
 from sfv.fast.temporal_lora import TemporalLoRA
+from sfv.fast.memory_file import store
+from sfv.generation.rollout import Request, Rollout
+from sfv.fast.temporal_lora import TemporalLoRA
 
 unet, alive = pair()[0], []
 world = world_of(unet, 2)
@@ -234,3 +238,35 @@ def test_a_short_start_or_odd_truth_is_refused(world, latents):
         make_rollout(world).run("e", latents[:, :, :3], ACTIONS, shown=latents[:, :, 3:6])
     with pytest.raises(ValueError, match=r"8 true frames are to be shown.*1 chunks of 2 frames"):
         make_rollout(world).run("e", latents[:, :, :3], ACTIONS[:1], shown=latents[:, :, 3:])
+
+
+def test_a_memory_of_another_size_is_refused_before_sampling(world, latents):
+    start = latents[:, :, :3]
+    settings = {"rule": "whole_history", "guard": 0.1, "probe_draws": 1}
+    with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
+        rollout = make_rollout(world, lora, **settings)
+        memory = rollout.run("e", start, ACTIONS[:1])[0].memory
+        list(rollout.stream(Request("e", start, ACTIONS[:1], memory=memory)))
+        larger = torch.zeros(1, 5, 3, 6, 6)
+        with pytest.raises(
+            ValueError, match=r"keeps pairs of .*\(5, 5, 4, 6\), but .* \(5, 5, 6, 6\)"
+        ):
+            next(rollout.stream(Request("e", larger, ACTIONS[:1], memory=memory)))
+        list(
+            make_rollout(world, lora, guard=None).stream(
+                Request("e", larger, ACTIONS[:1], memory=memory)
+            )
+        )
+    with pytest.raises(ValueError, match="the start has 4 latent channels, but this model has 5"):
+        make_rollout(world).run("e", start[:, :4], ACTIONS)
+
+
+def test_a_memory_that_is_not_finite_is_not_stored(world, latents):
+    with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
+        memory = make_rollout(world, lora).run("e", latents[:, :, :3], ACTIONS[:1])[0].memory
+        store(memory, lora, "0123", 4.0, 4, {})
+        memory.context[0, 0, 0, 0, 0] = torch.inf
+        with pytest.raises(
+            ValueError, match=r"memory 'e': 'context' holds 1 of 360 numbers that are"
+        ):
+            store(memory, lora, "0123", 4.0, 4, {})

@@ -1,4 +1,5 @@
 import json
+import os
 
 import av
 import numpy as np
@@ -10,7 +11,7 @@ from sfv.cli import main
 from sfv.data.episodes import episodes
 from sfv.fast.memory_file import load_memory
 from sfv.fast.temporal_lora import TemporalLoRA
-from sfv.generation.verb import read_actions, read_start
+from sfv.generation.verb import name_of, read_actions, read_start
 from sfv.models.world_model import WorldModel
 from sfv.report.video import encode_mp4, to_frames
 
@@ -68,12 +69,23 @@ def test_actions_are_read_from_each_format(tmp_path, name, text):
         ("a.jsonl", '{"action": "turn left"}', r'\.jsonl has {"text": "..."} on every line'),
         ("a.jsonl", '"turn left"', "holds no list of actions"),
         ("a.jsonl", "turn left", r"a\.jsonl is not valid JSON"),
+        ("a.json", "[" * 100_000, r"a\.json is not valid JSON"),
     ],
 )
 def test_a_wrong_actions_file_says_what_is_allowed(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_actions(tmp_path / name)
+
+
+@pytest.mark.parametrize("read", [read_actions, lambda path: read_start(path, 4)])
+def test_actions_and_start_are_regular_files(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "device.txt").symlink_to("/dev/zero")
+    (tmp_path / "folder.txt").mkdir()
+    for name in ("pipe", "device", "folder"):
+        with pytest.raises(OSError, match=rf"{name}\.txt is a {name}; give a regular file"):
+            read(tmp_path / f"{name}.txt")
 
 
 def test_the_start_is_the_first_frames_of_a_video(tmp_path):
@@ -109,6 +121,13 @@ def test_a_short_or_unreadable_start_says_so(tmp_path):
         read_start(tmp_path / "cut.mp4", 8)
     with pytest.raises(ValueError, match=r"nowhere\.mp4 cannot be read"):
         read_start(tmp_path / "nowhere.mp4", 8)
+
+
+@pytest.mark.parametrize("stem", ["散歩", "yard", "x" * 240, "散" * 80])
+def test_a_rollout_is_named_by_its_start_if_files_can_be(tmp_path, stem):
+    name = name_of(tmp_path / f"{stem}.mp4")
+    assert (name == stem) == (len(stem) < 10)
+    (tmp_path / f".{name}.chunk-0001.memory.safetensors.1234567.tmp").touch()
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +315,7 @@ def test_an_unknown_action_or_a_wrong_start_is_refused_before_the_folder_is_made
     out, start = tmp_path / "out", film(tmp_path / "s.mp4", 8)
     arguments = [f"--model={demo.model}", f"--out={out}", f"--actions={tmp_path / 'a.txt'}"]
     said = refused(capsys, "rollout", *arguments, f"--start={start}")
-    assert "unknown actions ['fly']" in said
+    assert f"{tmp_path / 'a.txt'}: unknown actions ['fly']" in said
     assert "'walk forward', 'walk backward', 'turn left', 'turn right'" in said
     (tmp_path / "a.txt").write_text("turn left\n")
     odd = film(tmp_path / "odd.mp4", 8, (36, 32))

@@ -6,6 +6,7 @@ import pytest
 
 from sfv.metrics.curves import binned, curve_difference, doubling_edges, even_edges
 from sfv.metrics.frame import psnr
+from sfv.metrics.interval import mean_interval
 from sfv.metrics.protocol import Passport
 from sfv.metrics.scene_revisit import revisit_psnr
 from sfv.metrics.suite import score_curves
@@ -33,15 +34,17 @@ def test_an_episode_counts_once_a_bin() -> None:
     ]
     assert [b.value.value for b in curve.bins] == [0.0, (15 + 5) / 2, 7.0]
     assert [b.value.passport.count for b in curve.bins] == [1, 2, 1]
-    assert curve.bins[1].value.low == 5 and curve.bins[1].value.high == 15
+    ends = (curve.bins[1].value.low, curve.bins[1].value.high)
+    assert ends == mean_interval([15.0, 5.0]), "over episodes, not over pairs"
     assert curve.bins[0].value.low is None
 
 
 def test_json_has_counts_intervals_and_the_passport() -> None:
     curve = binned("recall", "gap", [_points((1, 2.0)), _points((1, 4.0))], [1, 2], PASSPORT)
     read = json.loads(json.dumps(curve.to_dict(), allow_nan=False))
+    low, high = mean_interval([2.0, 4.0])
     assert read["bins"] == [
-        {"start": 1, "stop": 2, "items": 2, "episodes": 2, "value": 3.0, "low": 2.0, "high": 4.0}
+        {"start": 1, "stop": 2, "items": 2, "episodes": 2, "value": 3.0, "low": low, "high": high}
     ]
     assert (read["axis"], read["unit"], read["passport"]["metric"]) == ("gap", "frames", "recall")
     assert read["passport"]["count"] == 2

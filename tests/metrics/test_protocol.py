@@ -12,43 +12,15 @@ from sfv.metrics.protocol import (
     MetricValue,
     Passport,
     Row,
-    bootstrap_interval,
     comparable,
     differing,
+    from_plain,
     mean_value,
     paired_difference,
     report_json,
 )
 
 PASSPORT = Passport("psnr", "next_chunk", 4, reference_sha256="abc")
-
-
-def test_interval_has_its_coverage() -> None:
-    rng = np.random.default_rng(7)
-    hits = 0
-    for i in range(200):
-        low, high = bootstrap_interval(rng.normal(3.0, 1.0, 40).tolist(), seed=i, num=400)
-        assert low is not None and high is not None
-        hits += low < 3.0 < high
-    assert 0.88 <= hits / 200 <= 0.98
-
-
-def test_interval_against_normal_theory_and_its_level() -> None:
-    values = np.random.default_rng(1).normal(0, 2, 400).tolist()
-    error = np.std(values) / 20
-    for level, z in ((0.95, 1.96), (0.5, 0.674)):
-        low, high = bootstrap_interval(values, seed=0, level=level)
-        assert low is not None and high is not None
-        assert high - low == pytest.approx(2 * z * error, rel=0.1)
-
-
-def test_interval_is_repeatable_and_needs_two() -> None:
-    values = [1.0, 2.0, 4.0, float("nan")]
-    assert bootstrap_interval(values, 1) == bootstrap_interval(values[:3], 1)
-    assert bootstrap_interval(values, 1, num=50) != bootstrap_interval(values, 2, num=50)
-    assert bootstrap_interval([1.0, float("nan")], 1) == (None, None)
-    with pytest.raises(ValueError, match=r"level=95\.0, num=2000; give 0 < level < 1"):
-        bootstrap_interval(values, 1, level=95.0)
 
 
 def test_undefined_episodes_are_left_out_and_counted() -> None:
@@ -66,6 +38,19 @@ def test_pairing_takes_out_what_both_share() -> None:
     assert difference.value == pytest.approx(1.0)
     assert difference.low is not None and 0.9 < difference.low < 1 < (difference.high or 0) < 1.1
     assert a.high is not None and a.low is not None and a.high - a.low > 2
+
+
+def test_what_an_older_version_kept_gets_the_interval_of_now() -> None:
+    value = mean_value([1.0, math.nan, 4.0], PASSPORT)
+    older = {
+        "low": 1.0,
+        "high": 4.0,
+        "passport": {**value.passport.to_dict(), "interval": "bootstrap"},
+    }
+    read = from_plain({**value.to_plain(), **older})
+    assert (read.low, read.high, read.passport) == (value.low, value.high, value.passport)
+    cell = from_plain({**value.to_dict(), **older})
+    assert (cell.low, cell.passport.interval) == (1.0, "bootstrap"), "a report tells no episodes"
 
 
 @pytest.mark.parametrize(

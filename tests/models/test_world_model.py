@@ -68,6 +68,7 @@ def folder(saved, tmp_path):
 def edit(folder, change):
     path = folder / "model.json"
     description = json.loads(path.read_text())
+    del description["checksum"]
     change(description)
     path.write_text(json.dumps(description))
 
@@ -247,6 +248,48 @@ def test_a_truncated_file_is_named(folder, name, message, keep):
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name.replace(".", r"\.")):
+        WorldModel.load(folder)
+
+
+def test_a_model_that_is_not_finite_is_neither_saved_nor_loaded(folder, tmp_path):
+    broken = world_of()
+    with torch.no_grad():
+        broken.denoiser.unet.conv_in.bias[2] = torch.nan
+    message = r"1 of \d+ numbers of conv_in\.bias are NaN or infinite"
+    with pytest.raises(ValueError, match=rf"unet is not written: {message}"):
+        broken.save(tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+    weights = load_file(folder / WEIGHTS)
+    weights["conv_in.bias"][2] = torch.inf
+    save_file(weights, folder / WEIGHTS)
+    with pytest.raises(ValueError, match=rf"model/unet cannot be used: {message}"):
+        WorldModel.load(folder)
+
+
+@pytest.mark.parametrize("name", ["codec.safetensors", "text.safetensors", WEIGHTS])
+def test_a_flipped_bit_in_weights_is_found_and_the_file_is_named(folder, name):
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    named = "copy unet/ of .* again" if name == WEIGHTS else rf"{name} is damaged: its checksum"
+    with pytest.raises(ValueError, match=named):
+        WorldModel.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("model.json", b'"num_context": 3', b'"num_context": 1'),
+        ("unet/config.json", b'"norm_eps": 1e-05', b'"norm_eps": 1e-03'),
+    ],
+)
+def test_a_flipped_bit_in_numbers_is_found_and_the_file_is_named(folder, name, old, new):
+    path = folder / name
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(ValueError, match=rf"{name} is damaged: it.*Copy or write the folder again"):
         WorldModel.load(folder)
 
 

@@ -84,6 +84,7 @@ def test_paired_differences_are_shown_and_mark_the_best(report: dict[str, Any]) 
             "value": -0.04,
             "low": -0.06,
             "high": -0.01,
+            "n": 12,
         }
     ]
     page = Page(render(report))
@@ -93,6 +94,23 @@ def test_paired_differences_are_shown_and_mark_the_best(report: dict[str, Any]) 
     assert "best" not in [
         cell.get("class") for cell in Page(render({**report, "differences": []})).all("td")
     ]
+
+
+def test_few_episodes_mark_nothing_and_what_a_still_wins_is_grey(report: dict[str, Any]) -> None:
+    gap = {"row": "fast", "against": "none", "value": 1.0, "low": 0.5, "high": 1.5}
+    report["differences"] = [{**gap, "metric": name, "n": 9} for name in ("psnr", "src")]
+    for row, motion in (("none", 3.9), ("fast", 1.0)):
+        for name, value in (("src", 90.0), ("motion", motion), ("motion_ceiling", 4.0)):
+            cell = {"value": value, "low": None, "high": None, "passport": {}}
+            report["rows"][row]["metrics"][name] = cell
+    page = Page(render(report))
+    grey = [attrs for attrs in page.all("td") if attrs.get("class") == "still"]
+    assert len(grey) == 2, "the value, and the difference it is part of"
+    why = "its motion of 1.00 is 75% below the true video's 4.00"
+    assert grey[0]["title"] == f"does not count: {why}"
+    assert not [attrs for attrs in page.all("td") if attrs.get("class") == "best"]
+    said = " ".join(page.text.split())
+    assert why in said and "Fewer than 10 episodes: no value is marked as better." in said
 
 
 def test_header_settings_and_passports_tell_what_was_run(report: dict[str, Any]) -> None:

@@ -88,7 +88,15 @@ def test_headings_sort_by_mouse_and_by_keys(
 ) -> None:
     better = {"psnr": cell(30.0), "lpips": cell(9.5), "fvd": cell(None)}
     report["rows"]["other"] = {"n": 1, "metrics": better}
-    gap = {"metric": "psnr", "row": "fast", "against": "none", "value": 1.0, "low": 0.5, "high": 2}
+    gap = {
+        "metric": "psnr",
+        "row": "fast",
+        "against": "none",
+        "value": 1.0,
+        "low": 0.5,
+        "high": 2,
+        "n": 12,
+    }
     write_report(tmp_path / "r.html", {**report, "differences": [gap]})
     page.goto((tmp_path / "r.html").as_uri())
     written = ["none", "fast", "other", "fast"]

@@ -14,6 +14,7 @@ def gap(metric: str, low: float, high: float, row: str = "fast", against: str = 
         "value": 0.0,
         "low": low,
         "high": high,
+        "n": 12,
     }
 
 
@@ -104,6 +105,56 @@ def test_best_of_three_must_beat_both_others(report: dict[str, Any]) -> None:
     assert [word for word in format_table(report).split() if word.endswith("*")][:1] == ["21.16*"]
 
 
+@pytest.mark.parametrize(("num", "marked"), [(10, True), (9, False)])
+def test_no_star_below_ten_episodes(report: dict[str, Any], num: int, marked: bool) -> None:
+    report["differences"] = [{**gap("psnr", 0.5, 2.0), "n": num}]
+    table = format_table(report)
+    assert ("21.16*" in table, "Fewer than 10 episodes" in table) == (marked, not marked)
+
+
+def test_an_older_report_that_tells_no_count_is_taken_at_its_rows_counts(
+    report: dict[str, Any],
+) -> None:
+    report["differences"] = [gap("psnr", 0.5, 2.0)]
+    del report["differences"][0]["n"]
+    assert "*" not in format_table(report)
+    for row in report["rows"].values():
+        row["n"] = row["metrics"]["psnr"]["passport"]["count"] = 12
+    assert "21.16*" in format_table(report)
+
+
+def moving(report: dict[str, Any], none: float, fast: float) -> None:
+    """Give the rows long videos with this motion; the true ones have 4.0, and 12 episodes count."""
+    for row, motion in (("none", none), ("fast", fast)):
+        values = {"src": 90.0 if row == "none" else 80.0, "motion": motion, "motion_ceiling": 4.0}
+        report["rows"][row]["metrics"] = {
+            name: {"value": value, "low": None, "high": None, "passport": {}}
+            for name, value in values.items()
+        }
+    report["differences"] = [gap("src", -20.0, -5.0)]
+
+
+@pytest.mark.parametrize(
+    ("none", "fast", "shown"),
+    [
+        (3.5, 3.9, ("90.00*", "80.00")),
+        (3.3, 3.9, ("(90.00)", "80.00")),
+        (3.3, 3.3, ("(90.00)", "(80.00)")),
+        (3.9, 3.3, ("90.00", "(80.00)")),
+    ],
+)
+def test_what_a_still_video_wins_does_not_count_in_a_row_that_moves_too_little(
+    report: dict[str, Any], none: float, fast: float, shown: tuple[str, str]
+) -> None:
+    moving(report, none, fast)
+    lines = format_table(report).splitlines()
+    assert tuple(next(line for line in lines if "Scene return" in line).split()[-2:]) == shown
+    told = [line for line in lines if "too little moves" in line]
+    assert len(told) == (min(none, fast) < 3.4)
+    if none < 3.4:
+        assert "none: its motion of 3.30 is 18% below the true video's 4.00" in told[0]
+
+
 def test_a_difference_without_interval_marks_nothing(report: dict[str, Any]) -> None:
     report["differences"] = [{**gap("psnr", 0.0, 0.0), "low": None, "high": None}]
     assert "*" not in format_table(report)
@@ -142,6 +193,7 @@ def change(report: dict[str, Any], path: str, value: Any = None) -> None:
         ("rows/none/metrics/psnr/high", "20", r"\['psnr'\].high is '20': it must be a number"),
         ("rows/none/metrics/psnr", 19.8, r"\['psnr'\] must be an object with 'value', got float"),
         ("differences", [{"metric": "psnr"}], r"report.differences\[0\] has no 'row'"),
+        ("differences", [{**gap("psnr", 0.0, 1.0), "n": 2.5}], r"\[0\].n is 2.5: it must be"),
         ("differences", [gap("psnr", 0.0, 1.0, "slow")], r"names the row 'slow'; .*'fast', 'none'"),
         ("curves", [1, 2], "report.curves must map names"),
         ("curves", {"fast/loss": [1, 2]}, r"report.curves\['fast/loss'\] must map rows to lists"),

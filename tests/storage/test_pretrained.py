@@ -190,3 +190,45 @@ def test_the_full_size_by_its_names_and_adapted_layers():
     widths = [*[320] * 5, *[640] * 5, *[1280] * 6]
     assert len(temporal.layers) == 12 * (len(widths) + 1)
     assert temporal.num_weights == 32 * (34 * sum(widths) + 30 * 512 + 2 * (512 + 320))
+
+
+def as_variants(pipeline, folder, *variants):
+    """A copy whose weights are there under these names alone."""
+    copy = shutil.copytree(pipeline, folder)
+    for part, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        plain = copy / part / f"{stem}.safetensors"
+        for variant in variants:
+            shutil.copy(plain, plain.with_name(f"{stem}.{variant}.safetensors"))
+        plain.unlink()
+    return copy
+
+
+def test_a_single_variant_is_loaded_as_float32_and_said(pipeline, tmp_path, caplog):
+    copy = as_variants(pipeline, tmp_path / "one", "fp16")
+    unet = VideoUNet.from_diffusers(copy)
+    assert {p.dtype for p in unet.parameters()} == {torch.float32}
+    assert "has fp16 weights alone" in caplog.text
+    expected = VideoUNet.from_diffusers(pipeline).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in unet.state_dict().items())
+    assert torch.equal(CLIPText(copy)(["left"]), CLIPText(pipeline)(["left"]))
+
+
+def test_sharded_weights_are_loaded_plain_or_as_a_variant(pipeline, tmp_path):
+    unet = VideoUNet.from_diffusers(pipeline).unet
+    for name, variant in (("plain", None), ("half", "fp16")):
+        folder = tmp_path / name / "unet"
+        unet.save_pretrained(folder, max_shard_size="200KB", variant=variant)
+        assert len(list(folder.glob("*-of-*.safetensors"))) > 1
+        found = VideoUNet.from_diffusers(tmp_path / name).state_dict()
+        assert all(
+            torch.equal(found[f"unet.{key}"], value) for key, value in unet.state_dict().items()
+        )
+
+
+def test_of_two_variants_none_is_chosen(pipeline, tmp_path):
+    copy = as_variants(pipeline, tmp_path / "two", "fp16", "non_ema")
+    with pytest.raises(FileNotFoundError, match="has the variants fp16, non_ema and no plain"):
+        VideoUNet.from_diffusers(copy)
+    (copy / "unet" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has weights, but no config\.json: copy it too"):
+        VideoUNet.from_diffusers(copy)

@@ -8,12 +8,7 @@ from torch.utils.data import DataLoader
 from sfv.backbones.base import base_state_dict
 from sfv.fast.learner import FastSettings
 from sfv.fast.settings import LoRASettings
-from sfv.training.slow_fast import (
-    ReplayMemory,
-    SlowFastSettings,
-    fit_slow_fast,
-    with_memories,
-)
+from sfv.training.slow_fast import ReplayMemory, SlowFastSettings, fit_slow_fast, with_memories
 from tests.training import make
 from tests.training.make import make_datamodule, make_trainer, weights_of
 

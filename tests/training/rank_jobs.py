@@ -15,7 +15,7 @@ from sfv.backbones.recompute import recompute_activations
 from sfv.cli import main
 from sfv.fast.learner import FastLearner, FastSettings
 from sfv.fast.temporal_lora import TemporalLoRA
-from sfv.storage.adapter_folder import write_adapter
+from sfv.models.adapter_folder import write_adapter
 from sfv.training import speedups
 from sfv.training.checkpoints import FileOrFolder
 from sfv.training.ema import EMA

@@ -15,6 +15,7 @@ from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.generation.episodes import load_episodes, num_outbound
 from sfv.generation.rollout import Request
 from sfv.generation.settings import GenerationSettings, rollout_of
+from sfv.metrics.protocol import Passport, mean_value
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.world_model import WorldModel
 from sfv.rng import stream
@@ -154,6 +155,13 @@ def test_the_command_writes_a_table_and_goes_on_where_it_stopped(
         for t, line in ((table, 3), (turned, 2))
     )
     assert gain == -loss != 0
+
+
+@pytest.mark.parametrize(("num", "starred"), [(10, True), (9, False)])
+def test_a_gain_has_its_star_from_ten_walks_on(num, starred):
+    told = Passport("return_psnr", "return", num)
+    base, better = (mean_value([at + i / 10 for i in range(num)], told) for at in (20.0, 21.0))
+    assert ablation._against(base, better, 2).endswith(" *") == starred
 
 
 def test_a_table_needs_something_to_compare_with(demo, tmp_path, capsys):

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 from dataclasses import asdict, fields, replace
@@ -14,6 +15,7 @@ from sfv.data.episodes import episodes
 from sfv.demo import learn
 from sfv.demo.run import run_demo
 from sfv.demo.settings import STEPS_PER_MINUTE, DemoSettings
+from sfv.files import claimed
 from sfv.metrics.protocol import Passport
 from sfv.models.world_model import WorldModel
 from sfv.report.rows import parse_report
@@ -258,3 +260,12 @@ def test_quick_is_less_of_everything_that_takes_time_and_minutes_scale_slow_step
     scaled = full.for_minutes(2.5)
     assert scaled == replace(full, slow_steps=round(2.5 * STEPS_PER_MINUTE))
     assert full.for_minutes(0.0001).slow_steps == 1
+
+
+def test_a_second_demo_in_the_folder_is_refused_and_touches_nothing(tmp_path, capsys):
+    with claimed(tmp_path, "demo.json", "a demo folder"):
+        before = list(tmp_path.iterdir())
+        assert main(["demo", f"--out={tmp_path}"]) == 2
+        assert list(tmp_path.iterdir()) == before
+    said = capsys.readouterr().err
+    assert f"sfv demo: {tmp_path} is in use by process {os.getpid()} on " in said

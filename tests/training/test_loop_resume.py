@@ -129,7 +129,7 @@ def test_a_replay_that_was_lost_is_an_error_that_names_it(data, tmp_path):
     _, _, trainer = fit(data, 1, trainer=make_trainer(1, default_root_dir=tmp_path / "there"))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(
-        FileNotFoundError, match=r"here.replay.rank-00000.group-00000001 is not there"
+        ValueError, match=r"a\.ckpt is damaged.*here.replay.rank-00000.group-00000001 is not there"
     ):
         run(data, tmp_path / "here", resume=str(tmp_path / "a.ckpt"))
 

@@ -1,5 +1,7 @@
 """Several processes learn what one process learns."""
 
+import shutil
+
 import pytest
 import torch
 from diffusers import UNet3DConditionModel
@@ -9,7 +11,7 @@ from sfv import rng
 from sfv.cli import main
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
 from sfv.models.world_model import WorldModel
-from sfv.training.checkpoints import newest_checkpoint
+from sfv.training.checkpoints import FileOrFolder, newest_checkpoint
 from tests.training.make import make_learner, same, weights_of
 from tests.training.rank_jobs import (
     FAST_STEPS,
@@ -153,10 +155,17 @@ def test_sfv_fit_goes_on_in_one_process_with_what_two_began(config_data, tmp_pat
     on_ranks(2, sfv_fit, tmp_path / "began", [*command, "--trainer.max_steps=2"])
     assert newest_checkpoint(out).is_dir()
     began = WorldModel.load(out / "model").denoiser.state_dict()
+    newest, before = out / "checkpoints/newest.ckpt", out / "checkpoints/newest.previous.ckpt"
+    shutil.copytree(before, tmp_path / "first step")
     alone = ["--trainer.devices=1", "--trainer.strategy=auto"]
     assert main(["fit", *command, "--trainer.max_steps=2", *alone]) == 0
     close(WorldModel.load(out / "model").denoiser.state_dict(), began)
     assert main(["fit", *command, "--trainer.max_steps=2", *alone, "--model.text_dropout=0.2"]) == 2
+    shutil.rmtree(newest)
+    shutil.move(tmp_path / "first step", newest)
+    assert main(["fit", *command, "--trainer.max_steps=2", *alone]) == 0
+    assert torch.load(newest, weights_only=True)["global_step"] == 2, "a file, where a folder was"
+    assert FileOrFolder().load_checkpoint(before)["global_step"] == 1
 
 
 def one_process(data):

@@ -15,6 +15,7 @@ import torch
 from sfv.cli import main
 from sfv.training import signals
 from sfv.training.attempts import FencedCheckpointIO, StaleAttempt, claim
+from sfv.training.checkpoints import previous_of
 from tests.training.test_fit import flags, short
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,10 @@ def test_only_the_newest_attempt_writes(tmp_path):
     with pytest.raises(StaleAttempt, match="attempt 2 has taken this run over, so attempt 1"):
         old.save_checkpoint({"global_step": 3}, path)
     assert torch.load(path, weights_only=True) == {"global_step": 2}
-    assert [p.name for p in path.parent.iterdir()] == ["newest.ckpt"]
+    assert torch.load(previous_of(path), weights_only=True) == {"global_step": 1}
+    with pytest.raises(StaleAttempt):
+        old.remove_checkpoint(path)
+    assert {p.name for p in path.parent.iterdir()} == {"newest.ckpt", "newest.previous.ckpt"}
     assert (first.number, second.number) == (1, 2)
     noted = json.loads((tmp_path / "attempts" / "0002.json").read_text())
     assert noted.keys() == {"started", "host", "job", "restarts", "commit"}

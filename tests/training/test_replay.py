@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from sfv.training.attempts import StaleAttempt, claim
 from sfv.training.replay import Replay, ReplayItem, SlowBatch, collate, plan_batches
 
 
@@ -127,3 +128,65 @@ def test_a_batch_has_its_memories_unless_it_is_plain():
     assert batch["latents"][:, 0, 0, 0, 0].tolist() == [2.0, 0.0]
     assert batch["num_context"] == 3 and batch["memory"].shape == (2, 6)
     assert collate(items, SlowBatch((1,), plain=True), 3)["memory"] is None
+
+
+def test_an_attempt_that_was_overtaken_removes_and_replaces_no_replay(tmp_path):
+    """Stopped, overtaken, woken: the newer attempt's checkpoint still has its replay."""
+    first = claim(tmp_path)
+    old = Replay(tmp_path / "replay", keep=1, check=first.check)
+    fill(old, 1)
+    old.save()
+    fill(old, 2)
+    second = claim(tmp_path)
+    new = Replay(tmp_path / "replay", keep=1, check=second.check)
+    new.load(1)
+    for act in (old.save, old._prune, lambda: old.begin(1), lambda: old.begin(3)):
+        with pytest.raises(StaleAttempt):
+            act()
+    disk = Replay(tmp_path / "replay", "disk", check=first.check)
+    with pytest.raises(StaleAttempt):
+        disk.put(0, torch.zeros(1, 2, 3, 4, 5), "a", "e/0", torch.zeros(6))
+    new.save()
+    Replay(tmp_path / "replay").load(1)
+    assert groups(tmp_path / "replay") == [1]
+
+
+def test_going_on_keeps_the_replay_of_the_checkpoint_before(tmp_path):
+    """Which is what is left when the newest one is damaged."""
+    replay = Replay(tmp_path, "disk")
+    for group in (1, 2, 3):
+        fill(replay, group)
+        replay.save()
+    again = Replay(tmp_path, "disk")
+    again.load(2)  # the newer checkpoint was lost
+    again.begin(3)
+    assert groups(tmp_path) == [2]
+    for group in (3, 4):
+        fill(again, group)
+        again.save()
+    last = Replay(tmp_path, "disk")
+    last.load(4)
+    last.begin(5)
+    assert groups(tmp_path) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("index.json", b"{", r"index\.json is damaged"),
+        ("index.json", b"[]", r"index\.json is damaged"),
+        ("index.json", b'{"items": 2}', r"group-00000001 holds 3 items, its index\.json says 2"),
+        ("item-00001.safetensors", b"", r"item-00001\.safetensors is truncated"),
+        ("item-00002.safetensors", None, r"holds 2 items, its index\.json says 3"),
+    ],
+)
+def test_a_damaged_replay_is_named(tmp_path, name, content, message):
+    replay = Replay(tmp_path)
+    fill(replay, 1)
+    replay.save()
+    path = tmp_path / "rank-00000" / "group-00000001" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Replay(tmp_path).load(1)

@@ -21,7 +21,7 @@ NOTE = (
     "Way back: the true way out is seen, the way back generated. Long video: only the first chunk is true. "
     "The ceiling is the true walk's first against its later visits, the floor another place of the "
     "same walk (true; for scene return the row's own video). Intervals are over walks; a "
-    "difference counts where its paired interval excludes zero."
+    "difference counts where its paired interval excludes zero, over 10 walks or more."
 )
 
 

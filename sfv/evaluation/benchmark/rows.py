@@ -12,6 +12,7 @@ from sfv.evaluation.return_walks import partner
 from sfv.generation.episodes import check_episode as check_cut
 from sfv.generation.settings import GenerationSettings
 from sfv.models.world_model import WorldModel
+from sfv.texts import printable
 
 
 def rows_of_videos(videos: Path, wanted: Sequence[Protocol]) -> dict[Protocol, Path]:
@@ -85,7 +86,7 @@ def checked(
         if fault and not drop:
             raise ValueError(fault)
         if fault:
-            print(f"row {task.name} is left out: {fault}")
+            print(printable(f"row {task.name} is left out: {fault}"))
         else:
             able.append(task)
     return able

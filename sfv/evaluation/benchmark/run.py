@@ -26,7 +26,7 @@ from sfv.evaluation.benchmark.truth import Truth
 from sfv.evaluation.benchmark.videos import read_videos
 from sfv.evaluation.benchmark.walks import Walk, chosen_parts, load_walks
 from sfv.evaluation.benchmark.walks import make_data as make_data_by_tool
-from sfv.files import claim_folder, write_json
+from sfv.files import claimed, write_json
 from sfv.generation.kept import kept_scores
 from sfv.generation.settings import GenerationSettings
 from sfv.metrics.protocol import MetricValue, Row, paired_differences, report_json
@@ -104,20 +104,20 @@ def benchmark(
     walks = load_walks(spec, where, parts)
     of_part = {part: [walk for walk in walks if walk.part == part] for part in parts}
     tasks = checked(tasks, of_part, drop=rows is None)
-    claim_folder(out, MARKER, "a benchmark's folder")
-    write_json(out / MARKER, {"benchmark": spec.label, "parts": parts, "seeds": seeds})
-    _generate(out, tasks, wanted, of_part, generation, sampled)
-    found = {task.name: _folders(out, task, wanted, sampled, generation.seed) for task in tasks}
-    undone = {
-        row: sum(num_undone(folders, parts) for folders in of_seeds)
-        for row, of_seeds in found.items()
-    }
-    found |= {name: [theirs]} if theirs else {}
-    truth = Truth(spec, walks, generation.seed)
-    several = None if seeds is None else sampled
-    content = _measured(truth, found, out, fvd, several)
-    settings = _settings(spec, walks, tasks, generation, videos, several)
-    _tell(out, truth, found, content | {"settings": settings, "undone": undone})
+    with claimed(out, MARKER, "a benchmark's folder"):
+        write_json(out / MARKER, {"benchmark": spec.label, "parts": parts, "seeds": seeds})
+        _generate(out, tasks, wanted, of_part, generation, sampled)
+        found = {task.name: _folders(out, task, wanted, sampled, generation.seed) for task in tasks}
+        undone = {
+            row: sum(num_undone(folders, parts) for folders in of_seeds)
+            for row, of_seeds in found.items()
+        }
+        found |= {name: [theirs]} if theirs else {}
+        truth = Truth(spec, walks, generation.seed)
+        several = None if seeds is None else sampled
+        content = _measured(truth, found, out, fvd, several)
+        settings = _settings(spec, walks, tasks, generation, videos, several)
+        _tell(out, truth, found, content | {"settings": settings, "undone": undone})
 
 
 def _tell(

@@ -18,7 +18,8 @@ from sfv.evaluation.benchmark.objects import score_objects
 from sfv.evaluation.benchmark.spec import Benchmark
 from sfv.evaluation.benchmark.truth import Truth
 from sfv.evaluation.benchmark.walks import Walk
-from sfv.metrics.protocol import MetricValue, bootstrap_interval, mean_value
+from sfv.metrics.interval import mean_interval
+from sfv.metrics.protocol import MetricValue, mean_value
 from sfv.metrics.suite import Progress, score_long, score_next_chunk
 
 CLIP_FRAMES = 16
@@ -137,7 +138,7 @@ def by_part(
                 if walk.part == part and not math.isnan(v)
             ]
             if values:
-                low, high = bootstrap_interval(values, value.passport.seed)
+                low, high = mean_interval(values)
                 mean = sum(values) / len(values)
                 cell = {"value": mean, "low": low, "high": high, "n": len(values)}
                 found.setdefault(part, {})[name] = cell

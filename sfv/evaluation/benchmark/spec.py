@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import yaml
 from jaxtyping import UInt8
 
 from sfv.data.schema import EpisodeMeta
+from sfv.files import read_json
+from sfv.yaml_file import read_yaml
 
 SPECS = Path(__file__).parent / "specs"
 _NOT_NEEDED = ("episodes", "source", "objects")
@@ -272,17 +273,21 @@ def check_complete(benchmark: Benchmark, found: set[str], where: str) -> None:
 
 def _read(path: Path, manifest: Path) -> Benchmark:
     try:
-        given = yaml.safe_load(path.read_text())
+        given = read_yaml(path, Benchmark)
         parts = {name: Part(**part) for name, part in given.pop("parts").items()}
-        known = json.loads(manifest.read_text())["episodes"] if manifest.is_file() else {}
+        known = read_json(manifest)["episodes"] if manifest.is_file() else {}
         episodes = {name: KnownEpisode(**fields_) for name, fields_ in known.items()}
         benchmark = Benchmark(**given, parts=parts, episodes=episodes, source=path)
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         needed = [f.name for f in fields(Benchmark) if f.name not in _NOT_NEEDED]
         raise BenchmarkError(
-            f"{path}: is no definition of a benchmark ({error!r}); it needs {', '.join(needed)}, and a "
-            f"part {', '.join(f.name for f in fields(Part))}; see docs/benchmark_return.md"
+            f"{path}: is no definition of a benchmark ({_said(error)}); it needs {', '.join(needed)}, "
+            f"and a part {', '.join(f.name for f in fields(Part))}; see docs/benchmark_return.md"
         ) from error
     if episodes:
         check_complete(benchmark, set(episodes), str(manifest))
     return benchmark
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else repr(error)

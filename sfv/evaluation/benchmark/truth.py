@@ -20,7 +20,7 @@ class Truth:
     Args:
         benchmark: that they belong to.
         walks: the truth.
-        seed: of intervals and exchanged visits.
+        seed: of exchanged visits.
     """
 
     def __init__(self, benchmark: Benchmark, walks: Sequence[Walk], seed: int = 0) -> None:

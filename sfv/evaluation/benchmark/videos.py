@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sfv.evaluation.benchmark.methods import PROTOCOLS, Protocol
 from sfv.evaluation.benchmark.spec import Benchmark, BenchmarkError
+from sfv.files import is_hidden
 from sfv.generation.videos import Video, read_video
 
 
@@ -39,7 +40,7 @@ def read_videos(
         BenchmarkError: videos are missing, too many, too short, too long or of another size; says how
             many of each, and of the first one what is wrong.
     """
-    there = {path.stem for path in folder.glob("*.mp4")}
+    there = {path.stem for path in folder.glob("*.mp4") if not is_hidden(path, folder)}
     missing = [name for name in episodes if name not in there]
     extra = sorted(there - set(benchmark.episodes))
     if missing or extra:

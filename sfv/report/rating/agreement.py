@@ -1,6 +1,5 @@
 """The human column: means over raters and episodes, intervals, and how far raters agree."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from sfv.files import read_json
 from sfv.metrics.protocol import (
     MetricValue,
     Passport,
@@ -63,7 +63,7 @@ def summarise(folder: Path, seed: int = 0) -> dict[str, Any]:
     """
     if not (folder / MARKER).is_file():
         raise FileNotFoundError(f"{folder} is no folder of ratings ({MARKER} is missing)")
-    asked = json.loads((folder / MARKER).read_text())
+    asked = read_json(folder / MARKER)
     answers = [a for path in sorted(folder.glob("*.csv")) for a in read_answers(path)]
     if not answers:
         raise ValueError(f"{folder}: nobody has rated yet; start sfv rate and open its page")
@@ -132,7 +132,7 @@ def _differences(values: Mapping[str, Mapping[str, MetricValue]]) -> list[dict[s
         for metric, value in values[row].items():
             gap = paired_difference(values[against][metric], value)
             if gap.low is not None and gap.high is not None:
-                ends = {"value": gap.value, "low": gap.low, "high": gap.high}
+                ends = {"value": gap.value, "low": gap.low, "high": gap.high, "n": gap.count}
                 found.append({"metric": metric, "row": row, "against": against, **ends})
     return found
 

@@ -15,6 +15,7 @@ import numpy as np
 from sfv.files import claim_folder, write_bytes, write_json
 from sfv.report.rating.videos import Video
 from sfv.rng import seed_of
+from sfv.texts import read_text
 
 CRITERIA = {
     "quality": "Sharp, natural pictures without artefacts.",
@@ -150,16 +151,15 @@ def read_answers(path: Path) -> list[Answer]:
         ValueError: names the line that is not as it was written.
     """
     found = []
-    with path.open(newline="") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                scores = tuple(float(row[name]) for name in CRITERIA)
-                rater, video = check_rater(row["rater"]), (row["episode"], row["system"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {line}: {error}; was it edited?") from error
-            if not all(math.isfinite(score) and 0 <= score <= 1 for score in scores):
-                raise ValueError(f"{path}, line {line}: scores {scores} are outside 0 to 1")
-            found.append(Answer(rater, video, scores))
+    for line, row in enumerate(csv.DictReader(io.StringIO(read_text(path))), start=2):
+        try:
+            scores = tuple(float(row[name]) for name in CRITERIA)
+            rater, video = check_rater(row["rater"]), (row["episode"], row["system"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {line}: {error}; was it edited?") from error
+        if not all(math.isfinite(score) and 0 <= score <= 1 for score in scores):
+            raise ValueError(f"{path}, line {line}: scores {scores} are outside 0 to 1")
+        found.append(Answer(rater, video, scores))
     return found
 
 

@@ -1,6 +1,5 @@
 """The rating page's server: it tells a rater's next videos without names, and keeps what they answer."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 
 from sfv.report.rating.answers import CRITERIA, Ratings, check_rater
-from sfv.report.web import HEADERS, read_json, trusted
+from sfv.report.web import HEADERS, application, number, read_json, refusing
 
 PAGE = Path(__file__).with_name("page.html")
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(ratings: Ratings, hosts: list[str]) -> Starlette:
@@ -36,9 +34,7 @@ def make_app(ratings: Ratings, hosts: list[str]) -> Starlette:
 
     async def answer(request: Request) -> Response:
         content = await read_json(request)
-        rater, task = check_rater(content.get("rater")), content.get("task")
-        if type(task) is not int:
-            raise ValueError(f"the task is {task!r:.60}; wanted is its number")
+        rater, task = check_rater(content.get("rater")), number(content, "task")
         scores: Any = content.get("scores")
         ratings.add(rater, task, scores)
         return JSONResponse(_state(ratings, rater), headers=HEADERS)
@@ -48,15 +44,18 @@ def make_app(ratings: Ratings, hosts: list[str]) -> Starlette:
         tasks = ratings.tasks(_rater(request))
         if task >= len(tasks) or place >= len(tasks[task]):
             raise ValueError(f"there is no video {place} in task {task}")
-        return FileResponse(tasks[task][place].path, media_type="video/mp4", headers=HEADERS)
+        path = tasks[task][place].path
+        if path.resolve() != path or not path.is_file():
+            raise ValueError("the video was moved or replaced by a link since the server began")
+        return FileResponse(path, media_type="video/mp4", headers=HEADERS)
 
     routes = [
         Route("/", page),
-        Route("/next", _refusing(next_task)),
-        Route("/answer", _refusing(answer), methods=["POST"]),
-        Route("/video/{task:int}/{place:int}", _refusing(video)),
+        Route("/next", refusing(next_task)),
+        Route("/answer", refusing(answer), methods=["POST"]),
+        Route("/video/{task:number}/{place:number}", refusing(video)),
     ]
-    return Starlette(routes=routes, middleware=[trusted(hosts)])
+    return application(routes, hosts)
 
 
 def _state(ratings: Ratings, rater: str) -> dict[str, Any]:
@@ -73,17 +72,3 @@ def _state(ratings: Ratings, rater: str) -> dict[str, Any]:
 
 def _rater(request: Request) -> str:
     return check_rater(request.query_params.get("rater"))
-
-
-def _refusing(endpoint: Endpoint) -> Endpoint:
-    """Answer 400 with one line where the request is wrong, 500 where an answer could not be kept."""
-
-    async def checked(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except ValueError as error:
-            return JSONResponse({"error": str(error)}, 400, headers=HEADERS)
-        except OSError as error:
-            return JSONResponse({"error": str(error)}, 500, headers=HEADERS)
-
-    return checked

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sfv.files import locked, write_json
+from sfv.report.address import check_port
 from sfv.report.html import write_report
 from sfv.report.rating.agreement import MIN_RATERS, summarise
 from sfv.report.rating.answers import Ratings
@@ -31,7 +32,7 @@ def rate(
             `sfv rollout`, whose rows are systems.
         out: the folder of ratings.
         together: videos at a time; 1 shows single ones.
-        seed: of the orders, and of the summary's intervals.
+        seed: of the orders.
         host: address to listen on; others than this computer's own let everybody in who reaches it.
         port: of the page.
         summary: sum up, serve nothing.
@@ -39,6 +40,7 @@ def rate(
     if summary:
         print("\n".join(sum_up(out, seed)))
         return
+    check_port(port)
     if not folders:
         raise ValueError("no folder of videos; give one a system: sfv rate FOLDER... --out ratings")
     ratings = Ratings(out, find_videos(folders), together, seed)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sfv.files import confined, is_hidden
+from sfv.texts import find_file, read_lines, same_form
+
 ROLLOUT = "rollout.json"
 """What `sfv rollout` writes beside EPISODE-ROW.mp4; its rows are systems."""
 
@@ -18,7 +21,7 @@ class Video:
     Attributes:
         system: who made it; raters never see it.
         episode: what it shows; systems are compared on the same episodes.
-        path: the mp4.
+        path: the mp4, without links.
         sha256: of the file.
         actions: what was asked for, one a chunk; empty where unknown.
     """
@@ -41,7 +44,8 @@ def find_videos(folders: Sequence[Path]) -> list[Video]:
     EPISODE.mp4 and, if the rater should see the actions, EPISODE.txt with one a line.
 
     Raises:
-        ValueError: no video, one name for two systems, or an episode that a system lacks.
+        ValueError: no video, one name for two systems, an episode that a system lacks, or a file that
+            leads out of its folder.
         FileNotFoundError: a folder is missing.
     """
     found: list[Video] = []
@@ -67,11 +71,11 @@ def find_videos(folders: Sequence[Path]) -> list[Video]:
 
 def _of_folder(folder: Path) -> list[Video]:
     made = []
-    for path in sorted(folder.glob("*.mp4")):
-        script = path.with_suffix(".txt")
-        lines = script.read_text().splitlines() if script.is_file() else []
+    for path in sorted(p for p in folder.glob("*.mp4") if not is_hidden(p, folder)):
+        real, script = confined(path, folder), path.with_suffix(".txt")
+        lines = read_lines(confined(script, folder)) if script.exists() else []
         actions = [line.strip() for line in lines if line.strip()]
-        made.append(Video(folder.resolve().name, path.stem, path, _hash(path), actions))
+        made.append(Video(folder.resolve().name, same_form(path.stem), real, _hash(real), actions))
     return made
 
 
@@ -81,10 +85,10 @@ def _of_rollout(folder: Path) -> list[Video]:
     made = []
     for row in content["rows"]:
         for name, _, _, actions in content["tasks"]:
-            path = folder / f"{name}-{row}.mp4"
-            if path.is_file():
-                system = f"{folder.resolve().name}/{row}"
-                made.append(Video(system, name, path, _hash(path), list(actions)))
+            path = find_file(folder, f"{name}-{row}.mp4")
+            if path.exists():
+                system, real = f"{folder.resolve().name}/{row}", confined(path, folder)
+                made.append(Video(system, same_form(name), real, _hash(real), list(actions)))
     return made
 
 

@@ -14,6 +14,7 @@ from data_tools.convert import folder
 from data_tools.convert.film import Shape, frames_at
 from data_tools.convert.recording import Recording
 from sfv.data.windows import windows
+from sfv.files import locked
 from tests.data_tools.convert.films import episodes, numbers, summary, texts, truncated, write_film
 
 TABLE = "video,start,stop,text,scene,speed\n"
@@ -93,7 +94,8 @@ def test_the_split_file_gives_scenes_to_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ('{"train": ["yard"], "test": ["*"]}', "scene 'yard' stands in .*give it to one split"),
+        ('{"train": ["yard"], "test": ["yard"]}', "scene 'yard' stands in .*give it to one split"),
+        ('{"train": ["y*"], "test": ["*"]}', "scene 'yard' stands in .*give it to one split"),
         ('{"dev": ["yard"]}', "lists of scenes under some"),
         ('{"train": "yard"}', "lists of scenes"),
         ("train: yard", "not JSON"),
@@ -253,3 +255,11 @@ def test_long_films_become_episodes_of_some_chunks(tmp_path: Path) -> None:
         "frames after a stretch's last whole chunk": 2,
         "frames of stretches with too few chunks": 4,
     }
+
+
+def test_a_second_converter_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = yard_and_street(tmp_path / "in"), tmp_path / "out"
+    out.mkdir()
+    with locked(out, "wait"):
+        assert f"{out} is in use by process" in fails(capsys, root, out)
+    assert not list(out.iterdir())

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,59 @@ def test_an_action_without_an_end_in_sight_is_cut(tmp_path: Path) -> None:
     assert call(tmp_path / "in", tmp_path / "out") == 0
     ((meta, _),) = episodes(tmp_path / "out").values()
     assert meta.num_frames == 16
+
+
+LONG = "A long title " + "x" * 230
+
+
+def test_names_of_any_script_and_length_are_converted_and_others_are_counted(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "in"
+    good = ["a.mp4", f"{LONG}.mp4", "散歩.mp4", "走る.mp4"]
+    bad = ["y" * 300 + ".mp4", "a\0.mp4", "\ud800.mp4"]
+    write_film(root / "a.mp4", 40, fps=10)
+    for name in good[1:]:
+        shutil.copy(root / "a.mp4", root / name)
+    (root / "._a.mp4").write_bytes(b"\0\5\x16\7")
+    rows = [{"video": v, "start": 0, "stop": 2, "text": "walk", "scene": "s"} for v in good + bad]
+    (root / "actions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = ("--chunk-frames", "5")
+    assert call(root, tmp_path / "out", *options) == 1, "some were broken"
+    said = summary(tmp_path / "out")
+    assert said["skipped"] == {"hidden file": 1, "path that no file can have": 3}
+    ids = list(episodes(tmp_path / "out"))
+    assert len(ids) == 4 and "mine-a-000" in ids and all(name.isascii() for name in ids)
+    (tmp_path / "out" / "._mine-a-000.json").write_bytes(b"")
+    assert call(root, tmp_path / "out", *options, "--resume") == 1
+    assert summary(tmp_path / "out")["inputs"]["of them from before"] == 4
+
+
+def test_hidden_pictures_are_no_frames(tmp_path: Path) -> None:
+    for number in range(12):
+        write_png(tmp_path / "in" / "walk" / f"{number}.png", marked(number))
+        (tmp_path / "in" / "walk" / f"._{number}.png").write_bytes(b"")
+    (tmp_path / "in" / "actions.csv").write_text(
+        "video,start,stop,text,scene\nwalk,0,1.2,on,yard\n"
+    )
+    options = ("--chunk-frames", "3", "--quality", "lossless", "--picture-fps", "10")
+    assert call(tmp_path / "in", tmp_path / "out", *options) == 0
+    ((_, frames),) = episodes(tmp_path / "out").values()
+    assert numbers(frames) == [0, 2, 4, 6, 8, 10]
+
+
+def test_tables_of_other_systems_are_read(tmp_path: Path) -> None:
+    """A byte order mark, \\r\\n, a vertical tab in a cell, and names that macOS wrote in pieces."""
+    write_film(tmp_path / "in" / "cafe\u0301 [1].mp4", 40, fps=10)
+    table = "video,start,stop,text,scene\r\ncaf\u00e9 [1].mp4,0,4,look\x0bat it,ro[o]m\r\n"
+    (tmp_path / "in" / "actions.csv").write_bytes(table.encode("utf-8-sig"))
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps({"test": ["ro[o]m"], "train": ["*"]}))
+    arguments = ["--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--name", "mine",
+                 "--domain", "human", "--licence", "CC0-1.0", "--size", "16", "--fps", "5",
+                 "--chunk-frames", "5", "--split-file", str(splits)]  # fmt: skip
+    assert folder.main(arguments) == 0
+    ((meta, _),) = episodes(tmp_path / "out").values()
+    assert meta.split == "test" and meta.scene == "mine/ro[o]m"
+    assert set(texts(meta)) == {"look at it"}
+    assert summary(tmp_path / "out")["inputs"]["found"] == 1, "the film counts once"

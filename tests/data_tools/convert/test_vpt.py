@@ -125,6 +125,14 @@ def test_faults_are_counted(tmp_path: Path) -> None:
     assert len(episodes(tmp_path / "out")) == 1
 
 
+def test_hidden_recordings_are_counted_and_not_broken(tmp_path: Path) -> None:
+    write(tmp_path / "in", [tick("key.keyboard.w")] * 40)
+    for suffix in (".mp4", ".jsonl"):
+        (tmp_path / "in" / f"._{NAME}{suffix}").write_bytes(b"")
+    assert call(tmp_path) == 0
+    assert summary(tmp_path / "out")["skipped"] == {"hidden file": 1}
+
+
 def test_a_name_that_tells_no_scene_is_an_error_with_a_hint(tmp_path: Path, capsys) -> None:
     write(tmp_path / "in", [tick(W)] * 20, "holiday")
     assert call(tmp_path) == 2

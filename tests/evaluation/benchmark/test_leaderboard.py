@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -22,9 +23,9 @@ def write_report(folder, values, differences=(), **passport):
     return str(folder / "report.json")
 
 
-def gap(row, low, high):
+def gap(row, low, high, num=10):
     return {"metric": "return_psnr", "row": row, "against": "none", "value": (low + high) / 2,
-            "low": low, "high": high}  # fmt: skip
+            "low": low, "high": high, "n": num}  # fmt: skip
 
 
 @pytest.fixture
@@ -47,9 +48,27 @@ def test_rows_of_several_systems_stand_in_one_table_best_first(tmp_path, page):
     assert [line.split(" | ")[:2] for line in lines[1:]] == [
         ["| ours", "fast"], ["| THEIRS", "videos"], ["| ours", "shuffled"], ["| ours", "none"],
     ]  # fmt: skip
-    assert "17.00 [16.00, 18.00] *" in lines[1] and "*" not in "".join(lines[2:])
+    assert "17.00 [14.52, 19.48] *" in lines[1] and "*" not in "".join(lines[2:])
     assert lines[3].count("(worse)") == 1 and "(worse)" not in lines[2] + lines[4]
     assert "### made-up 1: return-12" in text and "3 walks." in text
+
+
+def test_few_walks_get_no_star_and_what_a_still_video_wins_is_grey(tmp_path, page):
+    ours = write_report(tmp_path / "ours", {"none": 15.0, "fast": 17.0}, [gap("fast", 1.5, 2.5, 9)])
+    content = json.loads(Path(ours).read_text())
+    cell = content["rows"]["none"]["metrics"]["return_psnr"]
+    for name, value in (("src", 90.0), ("motion", 3.0), ("motion_ceiling", 4.0)):
+        content["rows"]["none"]["metrics"][name] = {
+            **cell,
+            "value": value,
+            "low": None,
+            "high": None,
+        }
+    Path(ours).write_text(json.dumps(content))
+    assert leaderboard.main([ours, f"--page={page}"]) == 0
+    text = page.read_text()
+    assert "] *" not in text and '<span style="color: gray">(90.00)</span>' in text
+    assert "ours/none: its motion of 3.00 is 25% below the true video's 4.00." in text
 
 
 def test_numbers_that_were_measured_otherwise_are_refused(tmp_path, page, capsys):
