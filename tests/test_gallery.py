@@ -15,7 +15,7 @@ from sfv.generation.episodes import TrueEpisode
 from sfv.generation.settings import GenerationSettings
 from sfv.rng import stream
 from tests.data.make import make_meta
-from tests.fast.conftest import world
+from tests.fixtures import world
 
 __all__ = ["world"]
 

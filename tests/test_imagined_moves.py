@@ -10,7 +10,7 @@ from sfv.generation.chunk_sampler import ChunkSampler
 from sfv.models.inverse_dynamics import InverseDynamics, InverseReader
 from sfv.rng import stream
 from tests.data.make import make_meta
-from tests.fast.conftest import world
+from tests.fixtures import world
 
 __all__ = ["world"]
 

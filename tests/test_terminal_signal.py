@@ -5,7 +5,7 @@ import torch
 
 from experiments import terminal_signal
 from sfv.diffusion.schedule import NoiseSchedule
-from tests.fast.conftest import world
+from tests.fixtures import world
 from tests.test_gallery import episode_of
 
 __all__ = ["world"]

@@ -20,7 +20,7 @@ from sfv.metrics.protocol import Passport
 from sfv.models.world_model import WorldModel
 from sfv.report.rows import parse_report
 from sfv.training.slow import SlowLearner
-from tests.training.conftest import MICRO
+from tests.fixtures import MICRO
 
 STAGES = ("episodes", "shards", "latents", "slow", "slow_fast", "report")
 METRICS = {"psnr", "ssim", "lpips", "fvd", "fvd_floor", "scuts", "src", "motion"}

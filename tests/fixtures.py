@@ -1,15 +1,23 @@
+"""Small worlds and data that tests of several rooms share."""
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sfv.demo.run import run_demo
 from sfv.demo.settings import DemoSettings
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastSettings
 from sfv.fast.settings import LoRASettings
+from sfv.models.world_model import WorldModel
+from sfv.rng import stream
 from tests.training.make import Data, make_data
+from tests.world import untrained_world
+
+ACTIONS = ["walk forward", "turn left"]
 
 MICRO = DemoSettings(
     base=None,
@@ -62,3 +70,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def config_data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """Shards that fit the shipped configs: c = 16, 2 x 4 latents, 32 frames in actions of 8."""
     return make_data(tmp_path_factory.mktemp("config") / "data", 16, 8, (2, 4), 8)
+
+
+@pytest.fixture(scope="session")
+def world() -> WorldModel:
+    """An untrained world model with f_p = 3, f_g = 2 and distinct sizes everywhere."""
+    return untrained_world(ACTIONS)
+
+
+@pytest.fixture
+def latents() -> torch.Tensor:
+    """One clean episode: 3 + 4 · 2 frames of 4 × 6 latents."""
+    return torch.randn(1, 5, 11, 4, 6, generator=stream(0, "test-latents"))
