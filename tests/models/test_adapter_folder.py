@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from sfv.backbones.video_unet import VideoUNet
-from sfv.fast.temporal_lora import TemporalLoRA, target_modules
+from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.models.adapter_folder import CONFIG, WEIGHTS, check_layers, moves_nothing, read_adapter
 from sfv.rng import stream
 
@@ -27,7 +27,7 @@ def base(folder):
 def write(folder, out, targets="temporal", trained=True, **options):
     """What PEFT saves of an adapter with these options, after some training."""
     denoiser = base(folder)
-    names = [name.removeprefix("unet.") for name in target_modules(denoiser, targets)]
+    names = [name.removeprefix("unet.") for name in denoiser.fast_layers(targets)]
     given = {"r": 4, "lora_alpha": 6, "target_modules": names, **options}
     model = get_peft_model(denoiser.unet, LoraConfig(**given))
     generator = stream(0, "adapter")
@@ -77,7 +77,7 @@ def test_a_changed_base_is_refused_and_what_peft_converts_is_taken(folder, tmp_p
     with pytest.raises(ValueError, match=rf"init_lora_weights is '{kind}'.*path_initial_model_for"):
         read_adapter(adapter)
     denoiser = base(folder)
-    names = [name.removeprefix("unet.") for name in target_modules(denoiser, "temporal")]
+    names = [name.removeprefix("unet.") for name in denoiser.fast_layers("temporal")]
     config = LoraConfig(r=4, lora_alpha=6, target_modules=names, init_lora_weights=kind)
     model = get_peft_model(denoiser.unet, config)
     model.peft_config["default"].init_lora_weights = True
