@@ -30,10 +30,10 @@ from data_tools.convert.recording import (
 )
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import DOMAINS, ID_PATTERN
+from sfv.media.reader import VIDEO_SUFFIXES
 
 COLUMNS = ("video", "start", "stop", "text", "scene")
 TABLES = ("actions.csv", "actions.jsonl")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
 def find(root: Path, name: str, domain: str, licence: str, picture_fps: float) -> Source:

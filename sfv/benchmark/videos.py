@@ -14,6 +14,7 @@ from sfv.benchmark.spec import Benchmark, BenchmarkError
 from sfv.data.index import ShardError
 from sfv.data.stages import decode_mp4
 from sfv.files import write_bytes
+from sfv.media.rate import exact_rate
 
 Video = UInt8[Tensor, "t 3 height width"]
 
@@ -23,7 +24,7 @@ def write_video(path: Path, video: Video, fps: float | int) -> None:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream(
-            "libx264rgb", rate=round(fps), options={"qp": "0", "preset": "ultrafast"}
+            "libx264rgb", rate=exact_rate(fps), options={"qp": "0", "preset": "ultrafast"}
         )
         stream.height, stream.width = video.shape[2:]
         stream.pix_fmt = "rgb24"

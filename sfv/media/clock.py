@@ -4,7 +4,7 @@ from collections import deque
 
 import av
 
-from sfv.media.limits import MediaError
+from sfv.media.limits import MAX_SECONDS, MediaError
 
 LATE = 0.5
 """Seconds that may lie between a video's stated length and the end of its last frame."""
@@ -32,7 +32,7 @@ class Clock:
         self._waiting: set[int] = set()
         self._first: int | None = None
 
-    def see(self, packet: av.Packet[av.VideoStream]) -> None:
+    def see(self, packet: av.Packet) -> None:
         """Take note of a packet that is about to be decoded."""
         if packet.is_corrupt:
             raise MediaError(self._where, "video is damaged or cut off", "a packet is corrupt")
@@ -44,6 +44,8 @@ class Clock:
         if begin is None:
             return
         self._end = max(self._end, self._seconds(begin + (packet.duration or 0)))
+        if self._end > MAX_SECONDS:
+            raise MediaError(self._where, "video states a length of more than a week")
         if self._is_whole and self._has_order and not packet.is_discard:
             self._waiting.add(begin)
 

@@ -81,7 +81,9 @@ def _turn(raw: av.VideoFrame) -> tuple[bool, bool, bool]:
     return False, a < 0, d < 0
 
 
-def _upright(picture: Rgb, swaps: bool, mirrors: bool, flips: bool) -> Rgb:
+def _upright(
+    picture: Rgb, swaps: bool, mirrors: bool, flips: bool
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
     """Turn a picture as the camera was held (telephones note it, rather than turn)."""
     if swaps:
         picture = picture.swapaxes(0, 1)

@@ -9,7 +9,11 @@ MAX_PIXELS = 2**26
 MAX_SAMPLE_PIXELS = 2**31
 """Pixels of all frames that are held at once (an hour of 256x256 at 8 frames a second): 6.4 GB as RGB."""
 
-UNREADABLE = "cannot be read or is damaged"
+MAX_SECONDS = 7 * 24 * 3600
+"""Of a video; a header that states more is broken."""
+
+UNREADABLE = "video cannot be read or is damaged"
+TOO_LARGE = "larger than allowed"
 
 
 class MediaError(ValueError):
@@ -78,6 +82,11 @@ class Limit:
         """Pixels of a frame as codecs store it: they fill up blocks at two sides."""
         return MAX_PIXELS if self.size is None else (self.size[0] + 64) * (self.size[1] + 64)
 
+    @property
+    def said(self) -> str:
+        """What is allowed, in words."""
+        return f"allowed are {MAX_PIXELS} pixels a frame and {MAX_SIDE} a side: make it smaller"
+
     def check(self, width: int, height: int) -> None:
         """Refuse frames that are too large, before they are decoded.
 
@@ -87,8 +96,8 @@ class Limit:
         if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
             raise MediaError(
                 self.where,
-                "larger than allowed",
-                f"{height}x{width}; allowed are {MAX_PIXELS} pixels a frame and {MAX_SIDE} a side",
+                TOO_LARGE,
+                f"{height}x{width} pixels; {self.said}",
             )
         if self.size is not None and width * height > self.size[0] * self.size[1]:
             raise other_size(self.where, (height, width), self.size, 0)

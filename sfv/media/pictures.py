@@ -1,12 +1,15 @@
 """Picture files and animations as RGB, by Pillow: upright, composed, in 8 bits. For `sfv.media` alone."""
 
+import io
 import warnings
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import BinaryIO, cast
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+from sfv.media.limits import TOO_LARGE, Limit, MediaError
 
 Rgb = UInt8[np.ndarray, "height width 3"]
 
@@ -27,35 +30,31 @@ _SHORT, _USUAL = 0.011, 0.1
 """Seconds: browsers show a frame of an animation that is to stay for less than this for 0.1 s."""
 
 
-class UnreadablePicture(ValueError):
-    """A picture that Pillow cannot read; the message says why."""
-
-
-def is_picture(file: BinaryIO) -> bool:
+def is_picture(file: io.BufferedIOBase) -> bool:
     """Whether a file begins as a picture does that Pillow reads."""
     return _format(file) is not None
 
 
-def pictures_in(file: BinaryIO, check: Callable[[int, int], None]) -> Iterator[tuple[float, Rgb]]:
+def pictures_in(file: io.BufferedIOBase, limit: Limit) -> Iterator[tuple[float, Rgb]]:
     """Decode a picture, or an animation frame by frame; of several pages the first.
 
     Args:
         file: at its beginning.
-        check: gets width and height, before anything is decoded.
+        limit: holds before anything is decoded.
 
     Yields:
         seconds that the frame stays (0 for a single picture), and the frame.
 
     Raises:
-        UnreadablePicture: damaged or cut off.
+        MediaError: damaged, cut off or too large.
     """
     form = _format(file)
     assert form is not None
     try:
         with warnings.catch_warnings():  # a limit of our own holds
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=[form])
-        check(*image.size)
+            image = Image.open(cast(BinaryIO, file), formats=[form])
+        limit.check(*image.size)
         count = int(getattr(image, "n_frames", 1)) if form in _ANIMATED else 1
         for index in range(count):
             image.seek(index)
@@ -66,23 +65,16 @@ def pictures_in(file: BinaryIO, check: Callable[[int, int], None]) -> Iterator[t
             elif stays < _SHORT:
                 stays = _USUAL
             yield stays, _upright_rgb(image)
-    except UnreadablePicture:
+    except MediaError:
         raise
     except Image.DecompressionBombError as error:
-        raise UnreadablePicture(f"larger than allowed: {error}") from error
-    except (
-        OSError,
-        EOFError,
-        SyntaxError,
-        KeyError,
-        TypeError,
-        IndexError,
-        OverflowError,
-    ) as error:
-        raise UnreadablePicture(str(error) or type(error).__name__) from error
+        raise MediaError(limit.where, TOO_LARGE, f"{error}; {limit.said}") from error
+    except Exception as error:  # whatever a damaged file makes Pillow say
+        detail = str(error) or type(error).__name__
+        raise MediaError(limit.where, "picture cannot be read or is damaged", detail) from error
 
 
-def _format(file: BinaryIO) -> str | None:
+def _format(file: io.BufferedIOBase) -> str | None:
     head = file.read(16)
     file.seek(0)
     for start, form in _STARTS.items():

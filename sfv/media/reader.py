@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -22,8 +21,10 @@ from jaxtyping import UInt8
 from sfv.media.clock import Clock
 from sfv.media.frame import Frame, Rgb, aspect_of, shown_size
 from sfv.media.limits import UNREADABLE, Limit, MediaError, check_held, other_size
-from sfv.media.pictures import UnreadablePicture, is_picture, pictures_in
+from sfv.media.pictures import is_picture, pictures_in
 
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".ts")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -90,18 +91,17 @@ def read_frames(
         source: the file, or its content.
         where: names it in errors; "" takes the file's name.
         most: frames to read; None reads all.
-        size: height and width that the frames have to have; None takes those of the first.
+        size: height and width that are expected; larger frames are refused before they are decoded.
 
     Raises:
-        MediaError: see `frames`; frames of several or of other sizes, or more pixels than can be held.
+        MediaError: see `frames`; frames of several sizes, or more pixels than can be held.
     """
     where = where or _name(source)
     found: list[Rgb] = []
     for frame in islice(frames(source, where, size=size), most):
-        size = size or frame.size
-        if frame.size != size:
-            raise other_size(where, frame.size, size, frame.number)
-        check_held(where, len(found) + 1, size)
+        if found and frame.size != found[0].shape[:2]:
+            raise other_size(where, frame.size, found[0].shape[:2], frame.number)
+        check_held(where, len(found) + 1, frame.size)
         found.append(frame.rgb())
     return np.stack(found)
 
@@ -139,13 +139,13 @@ def _name(source: Path | bytes) -> str:
 
 
 @contextmanager
-def _file(source: Path | bytes, where: str) -> Iterator[BinaryIO]:
+def _file(source: Path | bytes, where: str) -> Iterator[io.BufferedIOBase]:
     """Opened here, not by FFmpeg: a name that looks like an address is never followed."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
     if not source.is_file():
-        raise MediaError(where, "file is missing")
+        raise MediaError(where, "video file is missing")
     try:
         with source.open("rb") as file:
             yield file
@@ -155,7 +155,7 @@ def _file(source: Path | bytes, where: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _opened(
-    file: BinaryIO, limit: Limit
+    file: io.BufferedIOBase, limit: Limit
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Open a video; FFmpeg's errors become `MediaError` while it is open."""
     head = file.read(12)
@@ -189,19 +189,16 @@ def _picture_stream(container: av.container.InputContainer, where: str) -> av.Vi
     return streams[0]
 
 
-def _timed_pictures(file: BinaryIO, limit: Limit) -> Iterator[Frame]:
+def _timed_pictures(file: io.BufferedIOBase, limit: Limit) -> Iterator[Frame]:
     """A picture, or the frames of an animation."""
     time = 0.0
-    try:
-        for number, (stays, picture) in enumerate(pictures_in(file, limit.check)):
-            raw = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            yield Frame(number, time, time + stays, raw)
-            time += stays
-    except UnreadablePicture as error:
-        raise MediaError(limit.where, UNREADABLE, str(error)) from error
+    for number, (stays, picture) in enumerate(pictures_in(file, limit)):
+        raw = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        yield Frame(number, time, time + stays, raw)
+        time += stays
 
 
-def _timed(file: BinaryIO, limit: Limit, start: float) -> Iterator[Frame]:
+def _timed(file: io.BufferedIOBase, limit: Limit, start: float) -> Iterator[Frame]:
     """Frames of a video; each stays until the data that was read so far ends."""
     where, number = limit.where, 0
     try:

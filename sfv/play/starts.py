@@ -8,11 +8,12 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from sfv.media.reader import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from sfv.models.world_model import WorldModel
 from sfv.training.episodes import load_episodes
 from sfv.training.rollout import read_start
 
-SUFFIXES = (".mp4", ".webm", ".mkv", ".png", ".jpg", ".jpeg")
+SUFFIXES = VIDEO_SUFFIXES + PICTURE_SUFFIXES
 MAX_STARTS = 64
 
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from data_tools.cutting import CutSettings, fit_frame, in_chunks, piece_meta, pieces, resample
+from data_tools.cutting import CutSettings, in_chunks, piece_meta, pieces, resample
 from sfv.data.objects import SceneObject
 from sfv.data.schema import Action, SchemaError, validate
+from sfv.media.fit import fit_frame
 from tests.data.make import make_meta
 
 
