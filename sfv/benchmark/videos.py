@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sfv.benchmark.methods import PROTOCOLS, Protocol
 from sfv.benchmark.spec import Benchmark, BenchmarkError
-from sfv.data.index import ShardError
-from sfv.data.stages import decode_mp4
 from sfv.files import write_bytes
+from sfv.media.limits import MediaError
 from sfv.media.rate import exact_rate
+from sfv.media.reader import read_frames
 
 Video = UInt8[Tensor, "t 3 height width"]
 
@@ -37,16 +37,20 @@ def write_video(path: Path, video: Video, fps: float | int) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def read_video(path: Path) -> Video:
+def read_video(path: Path, most: int | None = None) -> Video:
     """Read an mp4 of any encoding.
+
+    Args:
+        path: the file.
+        most: frames to read; None reads all.
 
     Raises:
         BenchmarkError: it cannot be read.
     """
     try:
-        frames = decode_mp4(path.read_bytes(), str(path))
-    except ShardError as error:
-        raise BenchmarkError(f"{path}: is no readable video ({error})") from error
+        frames = read_frames(path, str(path), most)
+    except MediaError as error:
+        raise BenchmarkError(f"{path}: is no readable video ({error.fault})") from error
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
