@@ -25,7 +25,7 @@ class Clock:
         self._base, self._where = stream.time_base, where
         self._rate = stream.average_rate or stream.guessed_rate
         self._stated = stated_end(container, stream)
-        self._end = 0.0
+        self._end, self._num_packets = 0.0, 0
         self._has_order = container.format.name not in DECODING_ORDER
         self._queue: deque[int] = deque()
         self._is_whole = stream.codec_context.name in WHOLE_PACKETS
@@ -40,10 +40,14 @@ class Clock:
             return
         if not self._has_order and packet.dts is not None:
             self._queue.append(packet.dts)
+        self._num_packets += 1
         begin = packet.pts if self._has_order else packet.dts
+        usual = float(1 / self._rate) if self._rate else 0.0
         if begin is None:
+            self._end = max(self._end, self._num_packets * usual)
             return
-        self._end = max(self._end, self._seconds(begin + (packet.duration or 0)))
+        stays = float(packet.duration * self._base) if packet.duration else usual
+        self._end = max(self._end, self._seconds(begin) + stays)
         if self._end > MAX_SECONDS:
             raise MediaError(self._where, "video states a length of more than a week")
         if self._is_whole and self._has_order and not packet.is_discard:

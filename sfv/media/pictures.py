@@ -68,7 +68,7 @@ def pictures_in(file: io.BufferedIOBase, limit: Limit) -> Iterator[tuple[float, 
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
-        raise MediaError(limit.where, TOO_LARGE, f"{error}; {limit.said}") from error
+        raise MediaError(limit.where, TOO_LARGE, f"by its header; {limit.said}") from error
     except Exception as error:  # whatever a damaged file makes Pillow say
         detail = str(error) or type(error).__name__
         raise MediaError(limit.where, "picture cannot be read or is damaged", detail) from error

@@ -22,9 +22,12 @@ from sfv.media.clock import Clock
 from sfv.media.frame import Frame, Rgb, aspect_of, shown_size
 from sfv.media.limits import UNREADABLE, Limit, MediaError, check_held, other_size
 from sfv.media.pictures import is_picture, pictures_in
+from sfv.media.rate import exact_rate
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".ts")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
+INDEXED = ("mp4", "matroska")
+"""Formats that are entered in the middle; others lead to a wrong place, and are read from the beginning."""
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -52,7 +55,7 @@ def frames(
     Args:
         source: the file, or its content.
         where: names it in errors; "" takes the file's name.
-        start: seconds; frames before the last key frame at or before `start` are left out.
+        start: seconds; frames before the last key frame at or before `start` may be left out.
         size: height and width that are expected; larger frames are refused before they are decoded.
 
     Raises:
@@ -125,7 +128,8 @@ def about(path: Path) -> About:
     with _file(path, where) as file:
         if is_picture(file):
             *_, last = frames(path)
-            return About(last.stop, Fraction((last.number + 1) / last.stop).limit_denominator(1001))
+            rate = exact_rate((last.number + 1) / last.stop) if last.stop else None
+            return About(last.stop, rate)
         with _opened(file, Limit(where)) as (container, stream):
             clock = Clock(container, stream, where)
             for packet in container.demux(stream):
@@ -150,7 +154,7 @@ def _file(source: Path | bytes, where: str) -> Iterator[io.BufferedIOBase]:
         with source.open("rb") as file:
             yield file
     except OSError as error:
-        raise MediaError(where, UNREADABLE, str(error)) from error
+        raise MediaError(where, UNREADABLE, error.strerror or str(error)) from error
 
 
 @contextmanager
@@ -160,6 +164,8 @@ def _opened(
     """Open a video; FFmpeg's errors become `MediaError` while it is open."""
     head = file.read(12)
     file.seek(0)
+    if not head:
+        raise MediaError(limit.where, UNREADABLE, "it is empty")
     if head[4:8] == b"ftyp" and head[8:] in HEIC:
         raise MediaError(limit.where, "HEIC pictures cannot be read", "save it as JPEG or PNG")
     options = {"max_pixels": str(limit.pixels)}
@@ -176,7 +182,7 @@ def _opened(
             stream.codec_context.options = options
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
-        raise MediaError(limit.where, UNREADABLE, str(error)) from error
+        raise MediaError(limit.where, UNREADABLE, error.strerror or str(error)) from error
 
 
 def _picture_stream(container: av.container.InputContainer, where: str) -> av.VideoStream:
@@ -204,7 +210,7 @@ def _timed(file: io.BufferedIOBase, limit: Limit, start: float) -> Iterator[Fram
     try:
         with _opened(file, limit) as (container, stream):
             clock, aspect = Clock(container, stream, where), aspect_of(stream)
-            if start > 0:
+            if start > 0 and any(form in container.format.name for form in INDEXED):
                 container.seek(clock.origin + int(start / stream.time_base), stream=stream)
             for packet in container.demux(stream):
                 clock.see(packet)

@@ -260,18 +260,22 @@ def fit_start(
 
     Args:
         video: the first frames.
-        world: a model that does not know its size takes any.
+        world: without `fit`, a model that does not know its size takes any.
         path: names them in errors.
         fit: how; None refuses another size.
 
     Raises:
-        ValueError: another size and no `fit`.
+        ValueError: another size and no `fit`, or a `fit` to a size that is not known.
     """
-    if fit is None or world.frame_size is None:
-        world.check_frame_size(
-            (video.shape[3], video.shape[4]), str(path), "give --fit crop, stretch or pad"
-        )
+    if fit is None:
+        size = (video.shape[3], video.shape[4])
+        world.check_frame_size(size, str(path), "give --fit crop, stretch or pad")
         return video
+    if world.frame_size is None:
+        raise ValueError(
+            f"--fit {fit}: this model's folder does not say the size of its training frames; add "
+            '"frame_size": [HEIGHT, WIDTH] to its model.json, or leave --fit out'
+        )
     frames = (video[0] * 255).round().byte().permute(0, 2, 3, 1).numpy()
     fitted = np.stack([fit_frame(frame, *world.frame_size, fit) for frame in frames])
     return torch.from_numpy(fitted).permute(0, 3, 1, 2).float()[None] / 255
@@ -287,6 +291,8 @@ def _tasks(
     memory: StoredMemory | None,
     fit: Fit | None,
 ) -> list[RolloutTask]:
+    if fit is not None and start is None:
+        raise ValueError(f"--fit {fit} is for frames from --start; leave it out")
     own = start is not None or memory is not None
     if episodes is not None and not own and actions is None:
         return [
