@@ -76,12 +76,16 @@ class Clock:
         """Until when a frame stays, by the packets seen so far."""
         return max(self._end, time)
 
-    def check_end(self) -> None:
-        """Refuse a video whose data end before its stated length.
+    def check_end(self, num_frames: int = 0) -> None:
+        """Refuse a video that ends before its stated length, or whose last frames did not come out.
+
+        Args:
+            num_frames: that were decoded; 0 where none was meant to be.
 
         Raises:
-            MediaError: names both.
+            MediaError: names the length, or the frame.
         """
+        self._refuse_lost(num_frames, float("inf"))
         if self._stated is not None and self._stated > self._end + LATE:
             raise MediaError(
                 self._where,
@@ -97,13 +101,17 @@ class Clock:
             self._waiting.clear()
             return
         self._waiting.discard(pts)
-        assert self._first is not None
-        lost = sorted(p for p in self._waiting if self._first < p < pts)
+        self._refuse_lost(number, pts)
+
+    def _refuse_lost(self, number: int, until: float) -> None:
+        if self._first is None:
+            return
+        lost = [pts for pts in self._waiting if self._first < pts < until]
         if lost:
             raise MediaError(
                 self._where,
                 "video is damaged",
-                f"frame {number} is missing: the one at {self._seconds(lost[0]):.3f} s",
+                f"frame {number} is missing: the one at {self._seconds(min(lost)):.3f} s",
             )
 
     def _seconds(self, stamp: int) -> float:

@@ -221,7 +221,7 @@ def _timed(file: io.BufferedIOBase, limit: Limit, start: float) -> Iterator[Fram
                     time = clock.time_of(raw, number)
                     yield Frame(number, time, clock.end(time), raw, aspect)
                     number += 1
-            clock.check_end()
+            clock.check_end(number)
     except MediaError as error:
         if error.reason == UNREADABLE and number:
             detail = f"decoding stops after frame {number - 1}: {error.detail}"

@@ -2,7 +2,6 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -243,22 +242,10 @@ def test_a_truncated_video_is_refused(tmp_path: Path, name: str) -> None:
             read(path)
 
 
-@pytest.mark.parametrize(
-    ("codec", "nothing", "fault"),
-    [("libx264", b"\x0c", "stops after frame 6"), ("libx265", b"\x4c\x01", "frame 7 is missing")],
-)
-def test_a_missing_frame_is_named(tmp_path: Path, codec: str, nothing: bytes, fault: str) -> None:
-    """A packet of which no picture comes out: it holds filling alone."""
-    quiet = {"x265-params": "bframes=0:log-level=none"} if codec == "libx265" else {"bf": "0"}
-    path = write(tmp_path / "a.mp4", PICTURES, codec=codec, **quiet)
-    with av.open(str(path)) as container:
-        packet = next(p for p in container.demux(video=0) if p.pts and p.pts >= p.duration * 7)
-        size, place = packet.size, packet.pos
-    filling = struct.pack(">I", size - 4) + nothing + b"\xff" * (size - 5 - len(nothing)) + b"\x80"
-    data = path.read_bytes()
-    path.write_bytes(data[:place] + filling + data[place + size :])
-    with pytest.raises(MediaError, match=rf"a\.mp4: .*{fault}"):
-        list(frames(path))
+def test_a_missing_frame_is_named(tmp_path: Path) -> None:
+    """HEVC whose sixth packet holds filling alone: FFmpeg goes on without a word."""
+    with pytest.raises(MediaError, match=r"missing_frame\.mp4: .*frame 5 is missing"):
+        list(frames(Path(__file__).with_name("missing_frame.mp4")))
 
 
 @pytest.mark.parametrize(
