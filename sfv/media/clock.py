@@ -103,7 +103,7 @@ class Clock:
         self._waiting.discard(pts)
         self._refuse_lost(number, pts)
 
-    def _refuse_lost(self, number: int, until: float) -> None:
+    def _refuse_lost(self, number: int, until: float | int) -> None:
         if self._first is None:
             return
         lost = [pts for pts in self._waiting if self._first < pts < until]

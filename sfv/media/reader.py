@@ -206,9 +206,10 @@ def _timed_pictures(file: io.BufferedIOBase, limit: Limit) -> Iterator[Frame]:
 
 def _timed(file: io.BufferedIOBase, limit: Limit, start: float) -> Iterator[Frame]:
     """Frames of a video; each stays until the data that was read so far ends."""
-    where, number = limit.where, 0
+    where, number, is_open = limit.where, 0, False
     try:
         with _opened(file, limit) as (container, stream):
+            is_open = True
             clock, aspect = Clock(container, stream, where), aspect_of(stream)
             if start > 0 and any(form in container.format.name for form in INDEXED):
                 container.seek(clock.origin + int(start / stream.time_base), stream=stream)
@@ -223,7 +224,7 @@ def _timed(file: io.BufferedIOBase, limit: Limit, start: float) -> Iterator[Fram
                     number += 1
             clock.check_end(number)
     except MediaError as error:
-        if error.reason == UNREADABLE and number:
-            detail = f"decoding stops after frame {number - 1}: {error.detail}"
+        if error.reason == UNREADABLE and is_open:
+            detail = f"decoding stops at frame {number}: {error.detail}"
             raise MediaError(where, UNREADABLE, detail) from error
         raise

@@ -41,6 +41,7 @@ def write(
         sound: seconds of silence beside it.
         options: of the encoder.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options={"crf": "8", "g": "12", **options})
         stream.height, stream.width = pictures[0].shape[:2]
