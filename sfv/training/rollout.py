@@ -101,8 +101,7 @@ def rollout(
             f"--memory-every is {memory_every}, --at-once is {at_once}; allowed: 0 or more, 1 or more"
         )
     world = WorldModel.load(model, device)
-    base = world.fingerprint()
-    memory = None
+    base, memory = world.fingerprint(), None
     if resume_from is not None:
         rows, memory = ("fast",), load_memory(resume_from, base)
         if generation == GenerationSettings():
@@ -120,8 +119,8 @@ def rollout(
     }
     _claim(out, settings)
     results: dict[str, Any] = {}
-    chunks = len(rows) * sum(len(task.actions) for task in tasks)
-    with tqdm(total=chunks, desc="rollout", unit="chunk") as bar:
+    total = len(rows) * sum(len(task.actions) for task in tasks)
+    with tqdm(total=total, desc="rollout", unit="chunk") as bar:
         for row in rows:
             with rollout_of(world, row, generation) as roller:
                 writer = _Writer(out, row, world, base, generation, memory_every, roller)
