@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +12,9 @@ from data_tools.files import read_meta
 from data_tools.work import Skip
 from sfv.data.schema import EpisodeMeta, SchemaError
 from sfv.files import regular_file, replacing
+from sfv.media.frame import Frame
+from sfv.media.limits import MediaError
+from sfv.media.reader import about, frames
 
 UNLABELLED = "unlabelled"
 """Text of an action that nobody described yet; `data_tools.annotate` replaces it."""
@@ -22,42 +24,35 @@ OTHER_SIZE = "corrupt: frames differ from the metadata"
 BAD_META = "corrupt: metadata breaks the schema"
 
 
-def pictures_of(path: Path) -> Iterator[av.VideoFrame]:
-    """Decode a video, one picture at a time.
+def pictures_of(path: Path, size: tuple[int, int] | None = None) -> Iterator[Frame]:
+    """Decode a video, one frame at a time.
+
+    Args:
+        path: the video.
+        size: height and width that are expected; larger frames are refused before they are decoded.
 
     Raises:
         Skip: it cannot be read to its end.
     """
     _check_regular(path)
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise Skip(UNREADABLE, "no video stream")
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            for number, picture in enumerate(container.decode(stream)):
-                if picture.is_corrupt:  # FFmpeg paints over what it cannot read, and goes on
-                    raise Skip(UNREADABLE, f"frame {number} is damaged")
-                yield picture
-    except av.error.FFmpegError as error:
-        raise Skip(UNREADABLE, f"{path.name}: {error.strerror}") from error
+        yield from frames(path, size=size)
+    except MediaError as error:
+        raise Skip(UNREADABLE, error.fault) from error
 
 
-def rate_of(path: Path) -> float:
-    """Read a video's mean frame rate, frames a second.
+def rate_of(path: Path) -> float | None:
+    """Read a video's mean frame rate, frames a second; None where it states none.
 
     Raises:
-        Skip: it cannot be read or names no rate.
+        Skip: it cannot be read.
     """
     _check_regular(path)
     try:
-        with av.open(str(path)) as container:
-            rate = container.streams.video[0].average_rate if container.streams.video else None
-    except av.error.FFmpegError as error:
-        raise Skip(UNREADABLE, f"{path.name}: {error.strerror}") from error
-    if not rate:
-        raise Skip(UNREADABLE, "no video stream, or one without a frame rate")
-    return float(rate)
+        rate = about(path).rate
+    except MediaError as error:
+        raise Skip(UNREADABLE, error.fault) from error
+    return None if rate is None else float(rate)
 
 
 def _check_regular(path: Path) -> None:
@@ -65,13 +60,6 @@ def _check_regular(path: Path) -> None:
         regular_file(path)
     except OSError as error:
         raise Skip(UNREADABLE, str(error)) from error
-
-
-def rgb_of(picture: av.VideoFrame) -> NDArray[np.uint8]:
-    """Give a picture as `height width 3`."""
-    # Planar RGB, as our own videos are stored, is read without the slow general converter.
-    layout = None if picture.format.name == "gbrp" else "rgb24"
-    return np.asarray(picture.to_ndarray(format=layout))
 
 
 def read_episode(path: Path) -> EpisodeMeta:
@@ -93,13 +81,14 @@ def frames_of(meta: EpisodeMeta, video: Path) -> Iterator[NDArray[np.uint8]]:
         Skip: unreadable, or not the size and number that the metadata says.
     """
     count = 0
-    for picture in pictures_of(video):
-        frame = rgb_of(picture)
-        if frame.shape[:2] != (meta.height, meta.width):
+    for frame in pictures_of(video):
+        if frame.size != (meta.height, meta.width):
             said = f"{meta.height}x{meta.width}"
-            raise Skip(OTHER_SIZE, f"{frame.shape[0]}x{frame.shape[1]} pixels, said are {said}")
+            raise Skip(OTHER_SIZE, f"{frame.size[0]}x{frame.size[1]} pixels, said are {said}")
         count += 1
-        yield frame
+        if count > meta.num_frames:
+            raise Skip(OTHER_SIZE, f"more than the {meta.num_frames} frames that are said")
+        yield frame.rgb()
     if count != meta.num_frames:
         raise Skip(OTHER_SIZE, f"{count} frames, said are {meta.num_frames}")
 

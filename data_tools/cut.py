@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,13 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.clips import UNLABELLED, UNREADABLE, pictures_of, rate_of, read_episode, rgb_of
+from data_tools.clips import UNLABELLED, UNREADABLE, pictures_of, rate_of, read_episode
 from data_tools.cutting import (
-    FITS,
     CutSettings,
-    Fit,
-    fit_frame,
     in_chunks,
     piece_meta,
     pieces,
+    source_rate,
 )
 from data_tools.files import VIDEO_CODEC, encode_mp4, episode_files, settings_hash, write_episode
 from data_tools.options import Run, run_of, run_tool, summarise, tool_parser
@@ -45,10 +43,12 @@ from sfv.data.schema import (
     SchemaError,
 )
 from sfv.files import ascii_name, is_hidden
+from sfv.media.fit import FITS, Fit, fit_frame
+from sfv.media.limits import MediaError, check_held
+from sfv.media.reader import VIDEO_SUFFIXES
 
 VERSION = "1"
 TOOL = "data_tools.cut"
-VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".ts")
 DETECTOR_WIDTH = 256
 """Pixels: wider frames are reduced to this before cuts are looked for, as PySceneDetect does."""
 
@@ -93,33 +93,49 @@ def cut_one(item: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     settings = CutSettings(**given["cut"])
     video, out = Path(item["video"]), Path(item["out"])
     known = read_episode(video.with_suffix(".json")) if item["known"] else None
-    times, rate, cuts = scan(video, settings, None if known is None else known.fps)
-    if known is not None and len(times) != known.num_frames:
-        raise Skip(UNREADABLE, f"{len(times)} frames, the metadata says {known.num_frames}")
-    fps = settings.fps or rate
-    meta = known or _raw_meta(item, given["about"], len(times))
-    planned, left_out = pieces(times, cuts, fps, settings)
+    seen = scan(video, settings, None if known is None else known.fps)
+    if known is not None and len(seen.times) != known.num_frames:
+        raise Skip(UNREADABLE, f"{len(seen.times)} frames, the metadata says {known.num_frames}")
+    fps = settings.fps or seen.rate
+    meta = known or _raw_meta(item, given["about"], len(seen.times))
+    planned, left_out = pieces(seen.times, seen.cuts, fps, settings, seen.stop)
     if not planned:
         raise Skip(
-            "no shot is long enough", f"{len(cuts) + 1} shots, {left_out} frames at {fps:g} fps"
+            "no shot is long enough",
+            f"{len(seen.cuts) + 1} shots, {left_out} frames at {fps:g} fps",
         )
     frames = _take(video, np.concatenate(planned), settings)
     episodes = []
     for number, piece in enumerate(planned):
-        taken = np.stack(list(islice(frames, len(piece))))
+        taken = _stacked(islice(frames, len(piece)), len(piece))
         made = _finished(piece_meta(meta, piece, number), fps, taken, given)
         write_episode(out, made, encode_mp4(taken, fps))
         episodes.append(made.id)
     return {
-        "episodes": episodes, "shots": len(cuts) + 1, "frames": sum(map(len, planned)),
+        "episodes": episodes, "shots": len(seen.cuts) + 1, "frames": sum(map(len, planned)),
         "left out": left_out,
     }  # fmt: skip
 
 
-def scan(
-    video: Path, settings: CutSettings, fps: float | None
-) -> tuple[NDArray[np.float64], float, list[int]]:
-    """Find the frames' times (seconds), the frame rate, and the first frame of each new shot.
+@dataclass(frozen=True)
+class Scan:
+    """What a first pass through a video finds.
+
+    Args:
+        times: of the frames, seconds.
+        stop: seconds until which the last one is shown.
+        rate: frames a second.
+        cuts: the first frame of each new shot.
+    """
+
+    times: NDArray[np.float64]
+    stop: float
+    rate: float
+    cuts: list[int]
+
+
+def scan(video: Path, settings: CutSettings, fps: float | None) -> Scan:
+    """Find the frames' times, the frame rate, and the cuts.
 
     Args:
         video: the file.
@@ -127,19 +143,22 @@ def scan(
         fps: an episode's own rate; None takes the rate and the time stamps of the file.
 
     Raises:
-        Skip: unreadable.
+        Skip: unreadable, or it names no rate.
     """
-    rate = fps or rate_of(video)
-    finder = CutFinder(settings, rate) if settings.cut_threshold else None
-    stamps: list[float | None] = []
+    stated = fps or rate_of(video)
+    finder = CutFinder(settings, stated or 1.0) if settings.cut_threshold else None
+    times: list[float] = []
     cuts: list[int] = []
-    for number, picture in enumerate(pictures_of(video)):
-        stamps.append(None if fps else picture.time)
+    stop = 0.0
+    for number, frame in enumerate(pictures_of(video)):
+        times.append(number / fps if fps else frame.time)
+        stop = (number + 1) / fps if fps else frame.stop
         if finder:
-            cuts += finder.add(number, picture)
-    if not stamps:
-        raise Skip(UNREADABLE, "no frames")
-    return _times(stamps, rate), rate, cuts
+            cuts += finder.add(number, frame.raw)
+    rate = fps or source_rate(np.array(times), stated)
+    if not rate:
+        raise Skip(UNREADABLE, "a single frame without a frame rate")
+    return Scan(np.array(times), stop, rate, cuts)
 
 
 class CutFinder:
@@ -164,32 +183,41 @@ class CutFinder:
         return [cut.frame_num for cut in found]
 
 
-def _times(stamps: list[float | None], rate: float) -> NDArray[np.float64]:
-    """Trust a file's time stamps if each frame has one and they increase."""
-    if all(stamp is not None for stamp in stamps):
-        times = np.array(stamps, dtype=np.float64)
-        if (np.diff(times) > 0).all():
-            return times
-    return np.arange(len(stamps)) / rate
-
-
 def _take(
     video: Path, wanted: NDArray[np.int64], settings: CutSettings
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode once more and give the wanted frames; their numbers never decrease."""
     numbers = iter(wanted.tolist())
     number = next(numbers, None)
-    for idx, picture in enumerate(pictures_of(video)):
+    for idx, frame in enumerate(pictures_of(video)):
         if number is None:
             return
         if idx != number:
             continue
-        frame = rgb_of(picture)
+        picture = frame.rgb()
         if settings.height is not None and settings.width is not None:
-            frame = fit_frame(frame, settings.height, settings.width, settings.fit)
+            picture = fit_frame(picture, settings.height, settings.width, settings.fit)
         while idx == number:
-            yield frame
+            yield picture
             number = next(numbers, None)
+
+
+def _stacked(frames: Iterator[NDArray[np.uint8]], num: int) -> NDArray[np.uint8]:
+    """Put the frames of a piece together.
+
+    Raises:
+        Skip: they differ in size, or are more than can be held.
+    """
+    taken: list[NDArray[np.uint8]] = []
+    for frame in frames:
+        taken.append(frame)
+        if frame.shape != taken[0].shape:
+            raise Skip("frames of several sizes", f"{frame.shape}, {taken[0].shape}: give --size")
+        try:
+            check_held("a piece", num, frame.shape[:2])
+        except MediaError as error:
+            raise Skip(error.reason, f"{error.detail}, or give --size") from error
+    return np.stack(taken)
 
 
 def _finished(
@@ -275,12 +303,12 @@ def raw_videos(folder: Path, about: dict[str, str | None]) -> dict[str, Path]:
             raise SchemaError(f"{path} and {found[key]} give the same id {key!r}; rename one")
         found[key] = path
     if not found:
-        raise SchemaError(f"{folder}: neither episodes nor videos ({' '.join(VIDEOS)})")
+        raise SchemaError(f"{folder}: neither episodes nor videos ({' '.join(VIDEO_SUFFIXES)})")
     return found
 
 
 def _videos(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS]
+    return [path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -292,7 +320,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--fps", type=float, help="frames a second; none keeps the source's rate")
     p.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels")
-    p.add_argument("--fit", choices=FITS, default=d.fit, help="crop the middle, or pad with black")
+    p.add_argument(
+        "--fit", choices=FITS, default=d.fit, help="crop the middle, stretch, or pad with black"
+    )
     p.add_argument(
         "--min-frames", type=int, default=d.min_frames, help="shorter pieces are left out"
     )

@@ -4,16 +4,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sfv.data.schema import Action, EpisodeMeta, SchemaError
+from sfv.media.fit import FITS, Fit
+from sfv.media.rate import exact_rate
 
-Fit = Literal["crop", "pad"]
-FITS: tuple[str, ...] = get_args(Fit)
+HELD = 2.0
+"""A frame that stays this many times as long as usual is held, not late."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class CutSettings:
         fps: frames a second of the pieces; None keeps the source's rate.
         height: pixels; None keeps the source's.
         width: pixels; None keeps the source's.
-        fit: `crop` the middle to the wanted shape, or `pad` with black.
+        fit: `crop` the middle to the wanted shape, `stretch` to it, or `pad` with black.
         min_frames: shorter pieces are left out.
         max_frames: a piece is never longer.
         chunk_frames: every action gets this many frames, the text of the action that has most
@@ -72,20 +72,32 @@ def shots(num_frames: int, cuts: Sequence[int]) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def resample(times: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
+def resample(
+    times: NDArray[np.float64], fps: float, stop: float | None = None
+) -> NDArray[np.int64]:
     """Pick for each time of a steady clock the frame that is nearest.
 
     Args:
         times: seconds, increasing.
         fps: of the clock, which begins at the first frame.
+        stop: seconds until which the last frame is shown; where it stays clearly longer than the others
+            do, as in recordings of a screen, the clock goes on until then. None: as long as the others.
     """
-    clock = times[0] + np.arange(int((times[-1] - times[0]) * fps + 1e-6) + 1) / fps
+    num = int((times[-1] - times[0]) * fps + 1e-6) + 1
+    usual = float(np.median(np.diff(times))) if len(times) > 1 else 1 / fps
+    if stop is not None and stop - times[-1] > HELD * usual:
+        num = max(num, int((stop - times[0]) * fps + 1e-6))
+    clock = times[0] + np.arange(num) / fps
     middles = (times[1:] + times[:-1]) / 2
     return np.asarray(np.searchsorted(middles, clock - 1e-9), dtype=np.int64)
 
 
 def pieces(
-    times: NDArray[np.float64], cuts: Sequence[int], fps: float, settings: CutSettings
+    times: NDArray[np.float64],
+    cuts: Sequence[int],
+    fps: float,
+    settings: CutSettings,
+    stop: float | None = None,
 ) -> tuple[list[NDArray[np.int64]], int]:
     """Plan the pieces of a video.
 
@@ -94,13 +106,15 @@ def pieces(
         cuts: first frames of new shots.
         fps: of the pieces.
         settings: the limits.
+        stop: seconds until which the last frame is shown, see `resample`.
 
     Returns:
         for each piece its source frames, and how many frames (at `fps`) are left out.
     """
     planned, left_out = [], 0
-    for start, stop in shots(len(times), cuts):
-        picked = start + resample(times[start:stop], fps)
+    for start, end in shots(len(times), cuts):
+        until = float(times[end]) if end < len(times) else stop
+        picked = start + resample(times[start:end], fps, until)
         step = settings.max_frames
         whole = settings.chunk_frames or 1
         step -= step % whole
@@ -111,6 +125,23 @@ def pieces(
                 planned.append(piece)
         left_out += len(picked)
     return planned, left_out - sum(map(len, planned))
+
+
+def source_rate(times: NDArray[np.float64], stated: float | None) -> float | None:
+    """Frames a second of a video: what it states, unless its time stamps say otherwise.
+
+    A last frame that is held for long makes the stated mean too low.
+
+    Args:
+        times: of the frames, seconds, increasing.
+        stated: by the file; None where it does not.
+    """
+    if len(times) < 2:
+        return stated
+    mean = float((len(times) - 1) / (times[-1] - times[0]))
+    if stated is not None and abs(stated / mean - 1) <= max(0.02, 2 / len(times)):
+        return stated
+    return float(exact_rate(mean))
 
 
 def piece_meta(meta: EpisodeMeta, piece: NDArray[np.int64], number: int) -> EpisodeMeta:
@@ -154,32 +185,6 @@ def in_chunks(actions: Sequence[Action], frames: int) -> tuple[Action, ...]:
         stop = min(start + frames, len(owner))
         chunks.append(dataclasses.replace(chosen, start=start, stop=stop))
     return tuple(chunks)
-
-
-def fit_frame(frame: NDArray[np.uint8], height: int, width: int, fit: Fit) -> NDArray[np.uint8]:
-    """Bring a frame to `height width 3`: averaged over areas when it shrinks, linear when it grows."""
-    old_height, old_width = frame.shape[:2]
-    scales = (height / old_height, width / old_width)
-    if fit == "crop":
-        scale = max(scales)
-        rows, columns = min(old_height, height / scale), min(old_width, width / scale)
-        top, left = round((old_height - rows) / 2), round((old_width - columns) / 2)
-        inner = frame[top : top + round(rows), left : left + round(columns)]
-        return _resize(inner, height, width)
-    scale = min(scales)
-    rows, columns = round(old_height * scale), round(old_width * scale)
-    padded = np.zeros((height, width, 3), dtype=np.uint8)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    padded[top : top + rows, left : left + columns] = _resize(frame, rows, columns)
-    return padded
-
-
-def _resize(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    if frame.shape[:2] == (height, width):
-        return frame
-    shrinks = height <= frame.shape[0] and width <= frame.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(frame, (width, height), interpolation=method), dtype=np.uint8)
 
 
 def _runs(actions: Sequence[Action], owner: NDArray[np.int64]) -> tuple[Action, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sfv.data.schema import EpisodeMeta, SchemaError, from_json, to_json
 from sfv.files import is_hidden, write_bytes
+from sfv.media.rate import exact_rate
 
 VIDEO_CODEC = "libx264rgb"
 
@@ -59,7 +60,7 @@ def encode_mp4(
 
     Args:
         frames: each `height width 3`, RGB; an array `t height width 3` or an iterator.
-        fps: a whole number of frames a second, at least 1.
+        fps: frames a second; not rounded.
         quality: `LOSSLESS` or `h264(crf)`; the latter needs an even height and width.
 
     Raises:
@@ -74,7 +75,9 @@ def encode_mp4(
         raise ValueError(f"frames of {height}x{width}: h264 needs an even height and width")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream(quality.codec, rate=round(fps), options=dict(quality.options))
+        stream = container.add_stream(
+            quality.codec, rate=exact_rate(fps), options=dict(quality.options)
+        )
         stream.height, stream.width = height, width
         stream.pix_fmt = quality.pix_fmt
         stream.thread_count = 1

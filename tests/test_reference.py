@@ -15,6 +15,7 @@ from experiments.pack_reference import MOST_BYTES
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.generation.episodes import load_episodes
 from sfv.generation.rollout import Request, Rollout
+from sfv.media.reader import read_frames
 from sfv.metrics.frame import psnr
 from sfv.models.inverse_dynamics import InverseDynamics
 from sfv.models.model_folder import REFERENCE, SHIPPED
@@ -67,6 +68,8 @@ def test_a_step_that_fails_stops_the_others(monkeypatch, capfd):
 def test_the_shipped_checkpoint_is_the_one_of_its_card():
     world = WorldModel.load(REFERENCE)
     card = (SHIPPED / "README.md").read_text()
+    assert world.frame_size == read_frames(SHIPPED / "start.mp4").shape[1:3] == (64, 64)
+    assert "64x64 pixels" in card
     assert world.fingerprint() in card and world.codec.fingerprint() in card
     assert set(InverseDynamics.load(REFERENCE).actions) == set(world.text.actions) - {""}
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < MOST_BYTES

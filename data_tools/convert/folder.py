@@ -31,12 +31,12 @@ from data_tools.convert.recording import (
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import DOMAINS, ID_PATTERN
 from sfv.files import is_hidden
+from sfv.media.reader import VIDEO_SUFFIXES
 from sfv.texts import same_form
 
 COLUMNS = ("video", "start", "stop", "text", "scene")
 TABLES = ("actions.csv", "actions.jsonl")
 LONGEST_NAME = 40
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
 def find(root: Path, name: str, domain: str, licence: str, picture_fps: float) -> Source:

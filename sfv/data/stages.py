@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sequence
 
-import av
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -12,37 +11,34 @@ from torch import Tensor
 from sfv.data.index import ShardError
 from sfv.data.shards import Sample
 from sfv.data.windows import Window, WindowError
+from sfv.media.limits import MediaError
+from sfv.media.reader import read_frames
 from sfv.types import WindowBatch
 
 
-def decode_mp4(content: bytes, where: str = "video") -> UInt8[np.ndarray, "t height width 3"]:
-    """Decode every frame to RGB.
+def decode_mp4(
+    content: bytes,
+    where: str = "video",
+    most: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> UInt8[np.ndarray, "t height width 3"]:
+    """Decode frames to RGB.
 
     Args:
         content: an mp4 file (or any container that FFmpeg knows).
         where: named in errors.
+        most: frames to decode; None decodes all.
+        size: height and width that are expected; larger frames are refused before they are decoded.
 
     Raises:
-        ShardError: the video cannot be read.
+        ShardError: the video cannot be read, or its frames are larger.
     """
     try:
-        with av.open(io.BytesIO(content)) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            frames: list[UInt8[np.ndarray, "height width 3"]] = []
-            for frame in container.decode(stream):
-                if frame.is_corrupt:  # FFmpeg hides a hole in the file by guessing
-                    raise ShardError(
-                        f"{where}: frame {len(frames)} is damaged; collect or convert the episode again"
-                    )
-                frames.append(_rgb(frame))
-    except (av.error.FFmpegError, IndexError) as error:
+        return read_frames(content, where, most, size)
+    except MediaError as error:
         raise ShardError(
-            f"{where}: unreadable video ({error}); collect or convert the episode again"
+            f"{where}: unreadable video ({error.fault}); collect or convert the episode again"
         ) from error
-    if not frames:
-        raise ShardError(f"{where}: video without frames; collect or convert the episode again")
-    return np.stack(frames)
 
 
 def decode_latents(content: bytes, where: str = "latents") -> Float[Tensor, "c t h w"]:
@@ -115,8 +111,7 @@ def decode(sample: Sample, where: str = "") -> Tensor:
         frames = decode_latents(sample.payload, where)
         given, said = [frames.shape[1]], [meta.num_frames]
     else:
-        read = decode_mp4 if meta.encoding.kind == "video" else decode_frames
-        frames = torch.from_numpy(read(sample.payload, where)).permute(0, 3, 1, 2)
+        frames = torch.from_numpy(_pixels(sample, where)).permute(0, 3, 1, 2)
         given, said = list(frames.shape), [meta.num_frames, 3, meta.height, meta.width]
     if given != said:
         raise ShardError(f"{where}: frames are {given}, the metadata says {said}")
@@ -150,7 +145,9 @@ def collate(chosen: Sequence[Window]) -> WindowBatch:
     return batch
 
 
-def _rgb(frame: av.VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
-    # Planar RGB is read directly: 2.5 times faster than by way of the general converter.
-    layout = None if frame.format.name == "gbrp" else "rgb24"
-    return np.asarray(frame.to_ndarray(format=layout))
+def _pixels(sample: Sample, where: str) -> UInt8[np.ndarray, "t height width 3"]:
+    """Decode video or stored frames; of a video no more than the metadata says, and one to tell by."""
+    meta = sample.meta
+    if meta.encoding.kind == "frames":
+        return decode_frames(sample.payload, where)
+    return decode_mp4(sample.payload, where, meta.num_frames + 1, (meta.height, meta.width))

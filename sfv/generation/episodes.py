@@ -10,6 +10,8 @@ from sfv.data.episodes import episodes as read_episodes
 from sfv.data.schema import EpisodeMeta
 from sfv.models.world_model import WorldModel
 
+ANEW = "bring the episodes to that size: python -m data_tools.cut EPISODES --size HEIGHT WIDTH"
+
 
 @dataclass(frozen=True)
 class TrueEpisode:
@@ -41,7 +43,7 @@ def load_episodes(folder: Path, world: WorldModel, num: int | None) -> list[True
 
     Raises:
         ValueError: an episode is cut in another way than the model generates, holds latents instead
-            of video, or there are fewer than `num`.
+            of video, is of another size than the model's training frames, or there are fewer than `num`.
     """
     if num is not None and num < 1:
         raise ValueError(f"{num} episodes were asked for; ask for at least 1, or null for all")
@@ -55,6 +57,7 @@ def load_episodes(folder: Path, world: WorldModel, num: int | None) -> list[True
                 "shards that they were encoded from"
             )
         check_episode(meta, world)
+        world.check_frame_size((video.shape[2], video.shape[3]), f"episode {meta.id}", ANEW)
         found.append(TrueEpisode(meta, video, world.encode(video[None])))
     if num is not None and len(found) < num:
         raise ValueError(

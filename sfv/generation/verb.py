@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -29,6 +28,9 @@ from sfv.files import (
 from sfv.generation.episodes import load_episodes
 from sfv.generation.rollout import Chunk, Request, Rollout
 from sfv.generation.settings import GenerationSettings, Row, rollout_of, settings_from
+from sfv.media.fit import Fit, fit_frame
+from sfv.media.limits import MediaError
+from sfv.media.reader import read_frames
 from sfv.metrics.suite_common import videos_hash
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
@@ -79,6 +81,7 @@ def rollout(
     at_once: int = 1,
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
     device: str = AUTO,
+    fit: Fit | None = None,
 ) -> None:
     """Generate long videos chunk by chunk, without and with memory.
 
@@ -103,21 +106,22 @@ def rollout(
         at_once: videos made in one batch, each with its own memory; faster, and equal up to rounding.
         generation: sampler, fast learning and precision.
         device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
+        fit: brings a --start of another size to that of the model's training: `crop` cuts the middle out,
+            `stretch` changes the shape of things, `pad` adds black bars. null refuses another size.
     """
     if memory_every < 0 or at_once < 1:
         raise ValueError(
             f"--memory-every is {memory_every}, --at-once is {at_once}; allowed: 0 or more, 1 or more"
         )
     world = WorldModel.load(model, device)
-    base = world.fingerprint()
-    memory = None
+    base, memory = world.fingerprint(), None
     if resume_from is not None:
         rows, memory = ("fast",), load_memory(resume_from, base)
         if generation == GenerationSettings():
             generation = settings_from(memory.header.settings, str(resume_from))
     if (start, actions, episodes, resume_from) == (None, None, None, None):
         start, actions = find_example(model) or (None, None)
-    tasks = _tasks(world, start, actions, episodes, num_episodes, fps, memory)
+    tasks = _tasks(world, start, actions, episodes, num_episodes, fps, memory, fit)
     starts = [_start(world, task) for task in tasks]
     settings = {
         "model": base,
@@ -249,29 +253,51 @@ def read_start(path: Path, num_frames: int) -> Float[Tensor, "1 t 3 height width
     """Read the first frames of a video, or an image as a single frame.
 
     Raises:
-        ValueError: the file cannot be decoded, or has fewer than `num_frames` frames.
-        OSError: it is no regular file.
+        ValueError: the file cannot be decoded or is damaged, or has fewer than `num_frames` frames.
+        OSError: it is a pipe or a device.
     """
-    if path.exists():
+    if path.exists() and not path.is_dir():
         regular_file(path)
-    frames = []
     try:
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == num_frames:
-                    break
-    except (av.FFmpegError, IndexError) as error:
+        frames = read_frames(path, most=num_frames)
+    except MediaError as error:
         raise ValueError(
-            f"{path} cannot be read as a video or an image ({error}); give another file"
+            f"{path} cannot be read as a video or an image ({error.fault}); give another file"
         ) from error
     if len(frames) < num_frames:
         raise ValueError(
             f"{path} has {len(frames)} frames, but this model needs a start of {num_frames}; "
             "give a longer video"
         )
-    video = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255
-    return video[None]
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float()[None] / 255
+
+
+def fit_start(
+    video: Float[Tensor, "1 t 3 height width"], world: WorldModel, path: Path, fit: Fit | None
+) -> Float[Tensor, "1 t 3 new_height new_width"]:
+    """Bring first frames to the size that a model was trained at.
+
+    Args:
+        video: the first frames.
+        world: without `fit`, a model that does not know its size takes any.
+        path: names them in errors.
+        fit: how; None refuses another size.
+
+    Raises:
+        ValueError: another size and no `fit`, or a `fit` to a size that is not known.
+    """
+    if fit is None:
+        size = (video.shape[3], video.shape[4])
+        world.check_frame_size(size, str(path), "give --fit crop, stretch or pad")
+        return video
+    if world.frame_size is None:
+        raise ValueError(
+            f"--fit {fit}: this model's folder does not say the size of its training frames; add "
+            '"frame_size": [HEIGHT, WIDTH] to its model.json, or leave --fit out'
+        )
+    frames = (video[0] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    fitted = np.stack([fit_frame(frame, *world.frame_size, fit) for frame in frames])
+    return torch.from_numpy(fitted).permute(0, 3, 1, 2).float()[None] / 255
 
 
 def _tasks(
@@ -282,7 +308,10 @@ def _tasks(
     num_episodes: int | None,
     fps: float,
     memory: StoredMemory | None,
+    fit: Fit | None,
 ) -> list[RolloutTask]:
+    if fit is not None and start is None:
+        raise ValueError(f"--fit {fit} is for frames from --start; leave it out")
     own = start is not None or memory is not None
     if episodes is not None and not own and actions is None:
         return [
@@ -299,7 +328,9 @@ def _tasks(
         raise ValueError(
             "give either --start and --actions, or --episodes, or --resume-from and --actions"
         )
-    video = None if start is None else read_start(start, world.num_context)
+    video = None
+    if start is not None:
+        video = fit_start(read_start(start, world.num_context), world, start, fit)
     if memory is not None:
         name, known = memory.header.episode, memory
     else:

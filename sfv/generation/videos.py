@@ -8,9 +8,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sfv.data.index import ShardError
-from sfv.data.stages import decode_mp4
 from sfv.files import write_bytes
+from sfv.media.limits import MediaError
+from sfv.media.rate import exact_rate
+from sfv.media.reader import read_frames
 
 Video = UInt8[Tensor, "t 3 height width"]
 
@@ -20,7 +21,7 @@ def write_video(path: Path, video: Video, fps: float | int) -> None:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream(
-            "libx264rgb", rate=round(fps), options={"qp": "0", "preset": "ultrafast"}
+            "libx264rgb", rate=exact_rate(fps), options={"qp": "0", "preset": "ultrafast"}
         )
         stream.height, stream.width = video.shape[2:]
         stream.pix_fmt = "rgb24"
@@ -33,14 +34,18 @@ def write_video(path: Path, video: Video, fps: float | int) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def read_video(path: Path) -> Video:
+def read_video(path: Path, most: int | None = None) -> Video:
     """Read an mp4 of any encoding.
+
+    Args:
+        path: the file.
+        most: frames to read; None reads all.
 
     Raises:
         ValueError: it cannot be read.
     """
     try:
-        frames = decode_mp4(path.read_bytes(), str(path))
-    except ShardError as error:
-        raise ValueError(f"{path}: is no readable video ({error})") from error
+        frames = read_frames(path, str(path), most)
+    except MediaError as error:
+        raise ValueError(f"{path}: is no readable video ({error.fault})") from error
     return torch.from_numpy(frames).permute(0, 3, 1, 2)

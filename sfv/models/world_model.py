@@ -82,6 +82,8 @@ class WorldModel:
         self.schedule, self.num_context, self.num_generated = schedule, num_context, num_generated
         self.start: dict[str, Tensor] | None = None
         """Θ_0 that the slow-fast loop learned, with its scale; None: memories start fresh."""
+        self.frame_size: tuple[int, int] | None = None
+        """Height and width, in pixels, of the frames of training; None: not known, any size is taken."""
         if self.denoiser.latent_channels != self.codec.latent_channels:
             raise ValueError(
                 f"the denoiser takes {self.denoiser.latent_channels} latent channels, but the codec "
@@ -120,6 +122,23 @@ class WorldModel:
         """Latents to video by the codec on its device; the video is on the CPU."""
         video: Tensor = self.codec.decode(latents.to(self.device))
         return video.cpu()
+
+    def check_frame_size(self, given: tuple[int, int], what: str, remedy: str) -> None:
+        """Refuse frames of another size than those of training.
+
+        Args:
+            given: height and width, pixels.
+            what: names the frames.
+            remedy: what to do about it.
+
+        Raises:
+            ValueError: another size.
+        """
+        if self.frame_size is not None and given != self.frame_size:
+            raise ValueError(
+                f"{what} has frames of {given[0]}x{given[1]} pixels (height x width), but this model was "
+                f"trained on {self.frame_size[0]}x{self.frame_size[1]}; {remedy}"
+            )
 
     def fingerprint(self) -> str:
         """Hash of Φ; memories (Θ) remember the base model they belong to by it."""
@@ -180,6 +199,7 @@ class WorldModel:
         if self.text.keeps_weights:
             _load_part(self.text, folder / "text.safetensors")
         self.start = _read_start(folder, saved)
+        self.frame_size = saved["frame_size"]
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> "WorldModel":
@@ -208,6 +228,7 @@ class WorldModel:
             getattr(model, name).requires_grad_(False).eval()
             _check_same(folder, name, saved[name], _identity(getattr(model, name)))
         model.start = _read_start(folder, saved)
+        model.frame_size = saved["frame_size"]
         return model.to(place)
 
     def _description(self) -> dict[str, Any]:
@@ -223,6 +244,7 @@ class WorldModel:
             "schedule": asdict(self.schedule),
             "num_context": self.num_context,
             "num_generated": self.num_generated,
+            **({} if self.frame_size is None else {"frame_size": list(self.frame_size)}),
             **({} if self.start is None else {"start": hash_tensors(self.start)}),
         }
 
@@ -247,7 +269,8 @@ def read_description(folder: Path) -> dict[str, Any]:
             description[name]["class"], description[name]["fingerprint"]
         description["schedule"] = NoiseSchedule(**description["schedule"])
         description["num_context"], description["num_generated"]
-    except (TypeError, KeyError) as error:
+        description["frame_size"] = _frame_size(description.get("frame_size"))
+    except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error
     if written != description.pop(CHECKSUM, written):
         raise ValueError(
@@ -265,6 +288,16 @@ def _checksum(description: dict[str, Any]) -> str:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _frame_size(noted: Any) -> tuple[int, int] | None:
+    """Height and width; folders of before it was noted have none."""
+    if noted is None:
+        return None
+    height, width = noted
+    if not (type(height) is type(width) is int and min(height, width) > 0):
+        raise ValueError(f"frame_size is {noted}; allowed: [height, width], in pixels")
+    return height, width
 
 
 def _check_part(name: str, part: nn.Module, protocol: type, kept_by: tuple[str, ...]) -> None:

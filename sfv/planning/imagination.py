@@ -103,6 +103,8 @@ class WorldImagination:
                 f"{len(given)} frames are given, but this model needs a context of {self._num_context}; "
                 "give the task more given actions"
             )
+        size = (given.shape[2], given.shape[3])
+        self.world.check_frame_size(size, f"task {episode}", "give a model of that size")
         self._episode, self._chunk = episode, 0
         self._context = self.world.encode(given[None])[:, :, -self._num_context :]
         self._memory = memory

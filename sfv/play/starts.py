@@ -10,10 +10,12 @@ from torch import Tensor
 
 from sfv.files import is_hidden
 from sfv.generation.episodes import load_episodes
-from sfv.generation.verb import read_start
+from sfv.generation.verb import fit_start, read_start
+from sfv.media.fit import Fit
+from sfv.media.reader import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from sfv.models.world_model import WorldModel
 
-SUFFIXES = (".mp4", ".webm", ".mkv", ".png", ".jpg", ".jpeg")
+SUFFIXES = VIDEO_SUFFIXES + PICTURE_SUFFIXES
 MAX_STARTS = 64
 
 
@@ -40,6 +42,7 @@ def find_starts(
     episodes: Path | None,
     num_episodes: int | None,
     fps: float | int,
+    fit: Fit | None = None,
 ) -> list[Start]:
     """Read all starts, a file's or a folder's first.
 
@@ -52,7 +55,7 @@ def find_starts(
             "nothing to begin with; give --start (a video, an image, or a folder of them) or --episodes "
             "(a folder of episode shards)"
         )
-    found = [] if start is None else [_read(world, path, fps) for path in _files(start)]
+    found = [] if start is None else [_read(world, path, fps, fit) for path in _files(start)]
     if episodes is not None:
         found += [
             Start(e.meta.id, e.latents[:, :, : world.num_context], e.meta.fps, e.actions)
@@ -84,8 +87,8 @@ def _files(start: Path) -> list[Path]:
     return found
 
 
-def _read(world: WorldModel, path: Path, fps: float | int) -> Start:
-    video = read_start(path, world.num_context)
+def _read(world: WorldModel, path: Path, fps: float | int, fit: Fit | None) -> Start:
+    video = fit_start(read_start(path, world.num_context), world, path, fit)
     try:
         latents = world.encode(video)
     except ValueError as error:

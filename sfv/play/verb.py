@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.generation.settings import GenerationSettings
+from sfv.media.fit import Fit
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
 from sfv.models.world_model import WorldModel
@@ -34,6 +35,7 @@ def play(
     no_browser: bool = False,
     generation: GenerationSettings = GenerationSettings(sampler=SAMPLER),  # noqa: B008 (frozen)
     device: str = AUTO,
+    fit: Fit | None = None,
 ) -> None:
     """Serve a page on which a person drives the model chunk by chunk, without and with memory side by side.
 
@@ -57,6 +59,8 @@ def play(
         no_browser: do not open the page.
         generation: sampler, fast learning and precision.
         device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
+        fit: brings a --start of another size to that of the model's training: `crop` cuts the middle out,
+            `stretch` changes the shape of things, `pad` adds black bars. null refuses another size.
     """
     try:
         from sfv.play.server import make_app
@@ -73,7 +77,7 @@ def play(
     world = WorldModel.load(ckpt, device)
     if start is None and episodes is None:
         start, _ = find_example(ckpt) or (None, None)
-    starts = find_starts(world, start, episodes, num_episodes, fps)
+    starts = find_starts(world, start, episodes, num_episodes, fps, fit)
     actions = Actions(world.text, [action for each in starts for action in each.actions])
     with open_player(world, generation, preview) as player:
         hall = Hall(player, starts, actions, limits)

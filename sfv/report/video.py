@@ -15,6 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from sfv.media.rate import exact_rate
 from sfv.report.draw import BACKGROUND, MARGIN, font_size, label_strip
 
 GIF_TICK = Fraction(1, 100)  # GIF counts time in hundredths of a second
@@ -55,7 +56,7 @@ def encode_mp4(
     if not 0 <= crf <= 51:
         raise ValueError(f"crf={crf}: x264 allows 0 (best) to 51 (worst); 18 looks lossless.")
     frames = _to_even(_enlarge(frames, upscale))
-    rate = _rate(fps)
+    rate = exact_rate(fps)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate)
@@ -98,7 +99,7 @@ def encode_gif(frames: UInt8[np.ndarray, "t height width 3"], fps: float | int) 
     with av.open(
         buffer, "w", format="gif", options={"loop": "0", "final_delay": str(last_delay)}
     ) as container:
-        stream = container.add_stream("gif", rate=_rate(fps))
+        stream = container.add_stream("gif", rate=exact_rate(fps))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "pal8"
         stream.codec_context.time_base = GIF_TICK
@@ -170,10 +171,6 @@ def _check(frames: np.ndarray, fps: float | int) -> None:
         raise ValueError("a video needs at least one frame, got none.")
     if not 0 < fps < float("inf"):
         raise ValueError(f"fps={fps}: frames per second must be above 0 and finite.")
-
-
-def _rate(fps: float | int) -> Fraction:
-    return Fraction(fps).limit_denominator(1001)
 
 
 def _enlarge(frames: np.ndarray, factor: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The slow learner Φ as a LightningModule: wiring only, the mathematics is in `sfv.diffusion`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class SlowLearner(pl.LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.compile_backend = compile_backend
         self._configured = False
+        self._latent_sizes: set[tuple[int, int]] = set()
         self.windows_of: Callable[[dict[str, Any]], Iterable[dict[str, Any]]] = _as_it_is
         """Makes the windows to score from a validation batch; the slow-fast loop scores whole episodes."""
 
@@ -102,6 +103,7 @@ class SlowLearner(pl.LightningModule):
             shard((self.denoiser, self.text), self.device_mesh["data_parallel"])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Float[Tensor, ""]:
+        self._note_sizes([batch["latents"].shape[3:]])
         place = self.global_step, batch_idx, self.global_rank
         generator = rng.stream(self.seed, "slow-noise", *place)
         drop = torch.rand(len(batch["actions"]), generator=generator) < self.text_dropout
@@ -141,6 +143,23 @@ class SlowLearner(pl.LightningModule):
     def save(self, folder: Path) -> None:
         """Write the world model."""
         self.world_model.save(folder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sizes of the frames of training."""
+        checkpoint["latent_sizes"] = sorted(self._latent_sizes)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the sizes of before; older checkpoints have none."""
+        self._note_sizes(checkpoint.get("latent_sizes", []))
+
+    def _note_sizes(self, sizes: Iterable[Sequence[int]]) -> None:
+        """The model keeps the size of its training frames, if they have one size."""
+        self._latent_sizes |= {(height, width) for height, width in sizes}
+        if self._latent_sizes:
+            (height, width), *others = self._latent_sizes
+            factor = self.world_model.codec.spatial_factor
+            size = None if others else (height * factor, width * factor)
+            self.world_model.frame_size = size
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed dropout, which can only draw from the global generator, by the slow step."""

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from data_tools.files import encode_mp4
 from sfv.data.index import ShardError
 from sfv.data.schema import Encoding
 from sfv.data.shards import Sample
 from sfv.data.stages import collate, decode, decode_latents, decode_mp4, encode_latents
 from sfv.data.windows import Window, WindowError, windows
+from sfv.media.frame import Frame
 from tests.data.make import (
     CHANNELS,
     CHUNK,
@@ -123,3 +125,16 @@ def test_windows_of_two_sizes_make_no_batch() -> None:
     small, large = torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 6)
     with pytest.raises(WindowError, match=r"b/1 is \[2, 3, 4, 6\], a/1 is \[2, 3, 4, 5\]"):
         collate([Window("a/1", "x", small, 1), Window("b/1", "x", large, 1)])
+
+
+def test_no_more_is_decoded_than_the_metadata_says(monkeypatch) -> None:
+    large = encode_mp4(np.zeros((2, 64, 64, 3), dtype=np.uint8), 8.0)
+    with pytest.raises(ShardError, match=r"a-007: .*frame 0 is 64x64, expected is 16x24"):
+        decode(Sample(make_meta("a-007"), large))
+    long = encode_mp4(np.zeros((90, HEIGHT, WIDTH, 3), dtype=np.uint8), 8.0)
+    made = []
+    rgb = Frame.rgb
+    monkeypatch.setattr(Frame, "rgb", lambda frame: made.append(1) or rgb(frame))
+    with pytest.raises(ShardError, match=r"frames are \[\d+, 3, 16, 24\]"):
+        decode(Sample(make_meta("a-007"), long))
+    assert len(made) == make_meta().num_frames + 1

@@ -15,7 +15,9 @@ from data_tools.write_shards import pack
 from sfv.data.shards import read_shard
 from sfv.data.stages import decode, decode_mp4
 from sfv.data.windows import windows
+from sfv.media.reader import about
 from tests.data_tools.test_files import put
+from tests.media.make import grey, number_of, with_matrix, write
 
 ABOUT = ["--split", "train", "--domain", "human", "--licence", "CC0-1.0", "--workers", "1"]
 
@@ -193,3 +195,31 @@ def test_pieces_in_chunks_go_into_training_windows(explore_walks: Path, tmp_path
             cut_from = windows(sample.meta, decode(sample), 4, 4)
             texts = [action.text for action in sample.meta.actions]
             assert [window.action for window in cut_from] == texts[1:]
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 2), Fraction(25, 2), Fraction(30000, 1001)])
+def test_the_rate_is_written_as_it_is(tmp_path: Path, rate: Fraction) -> None:
+    write(tmp_path / "in" / "a.mp4", [grey(i % 40) for i in range(20)], fps=rate)
+    assert run(tmp_path / "in", "--out", tmp_path / "out", "--cut-threshold", 0) == 0
+    ((meta, path),) = find_episodes([tmp_path / "out"])
+    assert meta.fps == pytest.approx(float(rate)) and about(path).rate == rate
+    assert [number_of(frame) for frame in decode_mp4(path.read_bytes())] == list(range(20))
+
+
+def test_a_telephone_s_screen_recording_is_upright_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "in" / "a.mp4"
+    times = [i / 10 for i in range(20)]
+    write(path, [grey(i) for i in range(20)], times=times, last=5, bf="0")
+    with_matrix(path, 0, 1, -1, 0)
+    assert run(tmp_path / "in", "--out", tmp_path / "out", "--cut-threshold", 0) == 0
+    ((meta, _),) = find_episodes([tmp_path / "out"])
+    assert (meta.height, meta.width, meta.fps) == (48, 32, 10)
+    assert meta.num_frames == 69, "the last frame stays for five seconds"
+
+
+def test_a_piece_too_large_to_hold_is_skipped(tmp_path: Path, monkeypatch) -> None:
+    write(tmp_path / "in" / "a.mp4", [grey(i) for i in range(20)])
+    monkeypatch.setattr("sfv.media.limits.MAX_SAMPLE_PIXELS", 10 * 32 * 48)
+    assert run(tmp_path / "in", "--out", tmp_path / "out", "--cut-threshold", 0) == 1
+    said = (tmp_path / "out" / "summary.json").read_text()
+    assert "more pixels than can be held" in said and "give --size" in said

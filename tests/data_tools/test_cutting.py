@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from data_tools.cutting import CutSettings, fit_frame, in_chunks, piece_meta, pieces, resample
+from data_tools.cutting import CutSettings, in_chunks, piece_meta, pieces, resample, source_rate
 from sfv.data.objects import SceneObject
 from sfv.data.schema import Action, SchemaError, validate
+from sfv.media.fit import fit_frame
 from tests.data.make import make_meta
 
 
@@ -123,3 +124,28 @@ def test_things_follow_the_frames() -> None:
     (cut,) = piece_meta(make_meta(objects=(puck,)), np.arange(2, 10, 2), 0).objects
     assert cut.boxes == (boxes[2], boxes[4], boxes[6], boxes[8]) and cut.without == ((1, 0),)
     assert cut.places == ((0.0, 0.0, 1.0),) * 4
+
+
+def test_a_frame_that_is_held_lasts_until_it_is_left() -> None:
+    times = np.arange(10) / 10
+    assert len(resample(times, 10, stop=1.0)) == 10
+    assert len(resample(times, 10, stop=5.9)) == 59
+    assert resample(times, 10, stop=5.9)[-1] == 9
+    slides = np.array([0.0, 0.1, 3.0, 3.1])  # two shots; the last frame of the first is held
+    planned, left_out = pieces(slides, [2], 10, CutSettings(min_frames=1), stop=3.2)
+    assert [len(piece) for piece in planned] == [30, 2] and left_out == 0
+
+
+@pytest.mark.parametrize(
+    ("times", "stated", "rate"),
+    [
+        (np.arange(20) / 10, 10.0, 10.0),
+        (np.arange(20) / 10, 20 / 6.9, 10.0),  # the last frame is held for five seconds
+        (np.arange(20) * 1001 / 30000, 30000 / 1001, 30000 / 1001),
+        (np.arange(20) / 12.5, None, 12.5),
+        (np.zeros(1), 5.0, 5.0),
+        (np.zeros(1), None, None),
+    ],
+)
+def test_the_rate_is_that_of_the_time_stamps(times, stated, rate) -> None:
+    assert source_rate(times, stated) == pytest.approx(rate)

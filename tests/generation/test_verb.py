@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,9 +12,10 @@ from sfv.cli import main
 from sfv.data.episodes import episodes
 from sfv.fast.memory_file import load_memory
 from sfv.fast.temporal_lora import TemporalLoRA
-from sfv.generation.verb import name_of, read_actions, read_start
+from sfv.generation.verb import fit_start, name_of, read_actions, read_start
 from sfv.models.world_model import WorldModel
 from sfv.report.video import encode_mp4, to_frames
+from tests.world import untrained_world
 
 QUICK = [
     "--generation.sampler.num_inference_steps=1",
@@ -128,6 +130,39 @@ def test_a_rollout_is_named_by_its_start_if_files_can_be(tmp_path, stem):
     name = name_of(tmp_path / f"{stem}.mp4")
     assert (name == stem) == (len(stem) < 10)
     (tmp_path / f".{name}.chunk-0001.memory.safetensors.1234567.tmp").touch()
+
+
+def test_damage_of_a_start_is_named_with_its_frame(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "s.mp4"
+    path.write_bytes(encode_mp4(rng.integers(0, 256, (9, 32, 32, 3), dtype=np.uint8), 8.0))
+    data = path.read_bytes()
+    hole = len(data) // 4
+    path.write_bytes(data[:hole] + bytes(hole) + data[2 * hole :])
+    with pytest.raises(ValueError, match=r"s\.mp4 cannot be read .*frame \d"):
+        read_start(path, 8)
+
+
+def test_a_start_of_another_size_is_refused_or_fitted():
+    world = untrained_world(["turn left"])
+    video = torch.rand(1, 3, 3, 32, 24)
+    assert fit_start(video, world, Path("s.mp4"), None) is video, "an old folder takes any size"
+    with pytest.raises(
+        ValueError, match=r'does not say the size .*"frame_size": \[HEIGHT, WIDTH\]'
+    ):
+        fit_start(video, world, Path("s.mp4"), "crop")
+    world.frame_size = (16, 24)
+    expected = (
+        r"s\.mp4 has frames of 32x24 pixels .*trained on 16x24; give --fit crop, stretch or pad"
+    )
+    with pytest.raises(ValueError, match=expected):
+        fit_start(video, world, Path("s.mp4"), None)
+    for fit in ("crop", "stretch", "pad"):
+        assert fit_start(video, world, Path("s.mp4"), fit).shape == (1, 3, 3, 16, 24)
+    padded = fit_start(video, world, Path("s.mp4"), "pad")
+    assert not padded[..., :6].any() and not padded[..., 18:].any() and padded[..., 6:18].all()
+    cropped = fit_start(video, world, Path("s.mp4"), "crop")
+    torch.testing.assert_close(cropped, video[..., 8:24, :], atol=1 / 255, rtol=0)
 
 
 @pytest.fixture(scope="module")

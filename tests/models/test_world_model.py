@@ -112,6 +112,25 @@ def test_saving_twice_gives_equal_files(world, saved, tmp_path):
         assert (tmp_path / file).read_bytes() == (saved / file).read_bytes(), file
 
 
+def test_the_size_of_training_frames_is_kept_and_held_against_others(folder):
+    model = WorldModel.load(folder)
+    assert model.frame_size is None, "folders of before do not say"
+    model.check_frame_size((7, 9), "s.mp4", "fit it")
+    edit(folder, lambda description: description.update(frame_size=[16, 24]))
+    model = WorldModel.load(folder)
+    model.save(folder)
+    again = world_of()
+    again.load_weights(folder)
+    assert WorldModel.load(folder).frame_size == again.frame_size == (16, 24)
+    again.check_frame_size((16, 24), "s.mp4", "fit it")
+    with pytest.raises(ValueError, match=r"s\.mp4 has frames of 24x16 .* trained on 16x24; fit it"):
+        again.check_frame_size((24, 16), "s.mp4", "fit it")
+    for wrong in ([16], [16, 0], ["a", 3], 5):
+        edit(folder, lambda description, size=wrong: description.update(frame_size=size))
+        with pytest.raises(ValueError, match=r"model\.json is damaged"):
+            WorldModel.load(folder)
+
+
 def test_a_mask_channel_survives(tmp_path):
     masked = world_of(denoiser(mask_channel=True))
     masked.save(tmp_path)

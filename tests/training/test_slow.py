@@ -210,3 +210,17 @@ def test_two_runs_give_identical_weights_and_another_seed_differs(data):
     first, second, other = (run(data, 2, seed=s)[0] for s in (7, 7, 8))
     assert same(weights_of(first), weights_of(second))
     assert not same(weights_of(first), weights_of(other))
+
+
+def test_the_model_keeps_the_size_of_its_training_frames(data):
+    learner, record = run(data, 2)
+    height, width = record.batches[0]["latents"].shape[3:]
+    factor = learner.codec.spatial_factor
+    assert learner.world_model.frame_size == (height * factor, width * factor)
+    checkpoint = {}
+    learner.on_save_checkpoint(checkpoint)
+    resumed = make_learner(data)
+    resumed.on_load_checkpoint(checkpoint)
+    assert resumed.world_model.frame_size == learner.world_model.frame_size
+    resumed.on_load_checkpoint({"latent_sizes": [(1, 1)]})
+    assert resumed.world_model.frame_size is None, "trained on two sizes: neither is the one"

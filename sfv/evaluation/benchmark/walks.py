@@ -59,6 +59,8 @@ class Walk:
     def trip(self, world: WorldModel) -> Trip:
         """The walk as one model sees it."""
         video = self.video.float() / 255
+        size = (video.shape[2], video.shape[3])
+        world.check_frame_size(size, f"episode {self.meta.id}", "give a model of that size")
         num_out = sum(action.stop <= self.turn for action in self.meta.actions) - 1
         return Trip(TrueEpisode(self.meta, video, world.encode(video[None])), num_out)
 

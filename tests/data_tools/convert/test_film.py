@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_tools.convert.film import Shape, duration, fitted, frames_at, pictures
 from data_tools.convert.recording import BadInput, Recording
@@ -16,6 +17,7 @@ from tests.data_tools.convert.films import (
     write_film,
     write_png,
 )
+from tests.media.make import grey, number_of, write
 
 SHAPE = Shape(16, 16)
 
@@ -198,3 +200,24 @@ def test_a_length_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
     film.write_bytes(content)
     with pytest.raises(BadInput, match="states a length of more than a week"):
         duration(Recording("a", "s", film))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_sound_and_held_frames_do_not_change_what_is_shown(tmp_path: Path, name: str) -> None:
+    long_sound = write(tmp_path / "sound" / name, [grey(i) for i in range(20)], sound=5)
+    assert duration(Recording("a", "s", long_sound)) == pytest.approx(2.0, abs=0.01)
+    times = [i / 10 for i in range(20)]
+    held = write(tmp_path / name, [grey(i) for i in range(20)], times=times, last=5, bf="0")
+    recording = Recording("a", "s", held)
+    assert duration(recording) == pytest.approx(6.9)
+    shown = frames_at(recording, [0.0, 1.95, 4.0, 6.8], SHAPE)
+    assert [number_of(picture) for picture in shown] == [0, 19, 19, 19]
+
+
+def test_pictures_of_a_folder_are_upright(tmp_path: Path) -> None:
+    image = Image.fromarray(marked(1, 24, 48))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "0.jpg", exif=exif)
+    (picture,) = frames_at(Recording("a", "s", tmp_path, picture_fps=1.0), [0.0], Shape(48, 24))
+    assert picture.shape == (48, 24, 3)
