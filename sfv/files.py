@@ -4,11 +4,34 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,199}", re.ASCII)
+
+
+def plain_name(name: Any, what: str, ending: str = "") -> str:
+    """Check a name that was read from a file, before it becomes part of a path, a URL or a command.
+
+    Args:
+        name: as it was read.
+        what: named in the error: which name it is, and where it stands.
+        ending: that it has to have, `.tar` say.
+
+    Raises:
+        ValueError: it could lead out of a folder, or mean something to a shell or in a URL.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not name.endswith(ending):
+        last = f" and {ending!r} at its end" if ending else ""
+        raise ValueError(
+            f"{what} {str(name)[:200]!r} is not a plain file name; allowed are at most 200 letters, "
+            f"digits, '_', '-' and '.', with a letter, digit or '_' first{last}"
+        )
+    return name
 
 
 @contextmanager

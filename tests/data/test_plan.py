@@ -4,9 +4,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from sfv.data.index import EpisodeTable
 from sfv.data.plan import EpochPlan, LastBatch, Leg, Share, Topology
 from sfv.data.schema import DOMAINS
+from sfv.data.table import EpisodeTable
 from sfv.data.windows import cut_table
 
 SIZES = (3, 1, 7, 2, 12, 5)

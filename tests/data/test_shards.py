@@ -69,7 +69,7 @@ def test_the_table_leads_to_each_episode(index: ShardIndex) -> None:
     keys = []
     for shard, begin, end in zip(table.shard, table.begin, table.end, strict=True):
         content = (index.folder / index.shards[shard].name).read_bytes()[begin:end]
-        ((place, sample),) = read_samples(io.BytesIO(content), "part")
+        ((place, sample),) = read_samples(io.BytesIO(content), "part", len(content))
         assert place == 0
         keys.append(sample.meta.id)
     assert keys == list(KEYS)
