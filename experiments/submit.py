@@ -103,7 +103,9 @@ def refuse_alive(folder: Path) -> None:
 def job_of(folder: Path) -> str | None:
     """The job that was submitted last from a folder."""
     path = folder / JOB
-    return str(json.loads(path.read_text())["id"]) if path.exists() else None
+    if not path.exists():
+        return None
+    return plain_name(str(json.loads(path.read_text())["id"]), f"{path}: job")
 
 
 def submit(script: Path) -> str:

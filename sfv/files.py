@@ -34,6 +34,30 @@ def plain_name(name: Any, what: str, ending: str = "") -> str:
     return name
 
 
+def part_of_a_name(text: Any, what: str) -> str:
+    """Check a text that was read from a file, before it becomes part of a file's name in a folder of ours.
+
+    Args:
+        text: as it was read; any language, spaces too: it goes into no command and no URL.
+        what: named in the error.
+
+    Raises:
+        ValueError: it could lead out of the folder, hide the file, or be none.
+    """
+    if (
+        not isinstance(text, str)
+        or not text.isprintable()
+        or "/" in text
+        or text[:1] in ("", ".")
+        or len(text.encode()) > 200
+    ):
+        raise ValueError(
+            f"{what} {str(text)[:200]!r} becomes part of a file's name: it needs 1 to 200 bytes that can be "
+            "printed, without '/' and without '.' at the beginning"
+        )
+    return text
+
+
 @contextmanager
 def partial_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """Open a temporary file beside `path`; on leaving it is on disk, or gone when writing failed.

@@ -111,6 +111,10 @@ class Benchmark:
     objects: Sequence[ObjectMeasure] = ()
 
     def __post_init__(self) -> None:
+        for text, what in ((self.name, "name"), (self.split, "split"), (self.collector, "collector")):
+            plain_name(text, what)
+        for part in self.parts:
+            plain_name(part, "part")
         unknown = [name for name in self.objects if name not in get_args(ObjectMeasure)]
         if unknown:
             raise ValueError(f"objects: {unknown[0]!r}; allowed are {get_args(ObjectMeasure)}")

@@ -12,17 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 from zipfile import BadZipFile
 
 import fsspec
 import numpy as np
 import webdataset
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_table
 from safetensors.numpy import save as save_table
 
 from sfv.data.schema import KINDS, SPLITS, Kind, SchemaError, Split
-from sfv.data.table import EpisodeTable, fault_in
+from sfv.data.table import EpisodeTable, fault_in, fault_in_columns
 from sfv.files import plain_name, write_bytes
 
 INDEX_SCHEMA = "sfv.shards/2"
@@ -237,13 +239,21 @@ def _parse_index(root: str, path: str, content: bytes) -> ShardIndex:
         raise ShardError(f"{path}: field 'codec': got {given['codec']!r}, allowed is a text")
     if len({shard.name for shard in shards}) < len(shards):
         raise ShardError(f"{path}: lists a shard twice; {REPAIR}")
-    rows = EpisodeTable(**load_table(table))
-    fault = fault_in(
-        rows, [shard.num_samples for shard in shards], [shard.num_bytes for shard in shards]
-    )
+    rows = _parse_table(load_table(table), shards, path)
+    return ShardIndex(root, given["split"], given["kind"], given["codec"], shards, rows)
+
+
+def _parse_table(
+    columns: dict[str, NDArray[Any]], shards: tuple[Shard, ...], path: str
+) -> EpisodeTable:
+    fault = fault_in_columns(columns)
+    if fault is None:
+        table = EpisodeTable(**columns)
+        counts, sizes = ([getattr(s, f) for s in shards] for f in ("num_samples", "num_bytes"))
+        fault = fault_in(table, counts, sizes)
     if fault is not None:
         raise ShardError(f"{path}: {TABLE} beside it {fault}; {REPAIR}")
-    return ShardIndex(root, given["split"], given["kind"], given["codec"], shards, rows)
+    return table
 
 
 def _check_size(path: Path, shard: Shard) -> None:

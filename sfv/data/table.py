@@ -1,6 +1,6 @@
 """The table of all episodes: where each lies, and which frames its actions cover."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,22 +109,28 @@ def join_tables(tables: Sequence[EpisodeTable]) -> EpisodeTable:
     return EpisodeTable(shard.astype(np.int32), **columns)
 
 
+def fault_in_columns(columns: Mapping[str, NDArray[Any]]) -> str | None:
+    """What keeps arrays from being an `EpisodeTable`, in words that follow its name."""
+    types = {name: (column.dtype.type, column.ndim) for name, column in columns.items()}
+    if types != {name: (kind, 1) for name, kind in COLUMNS.items()}:
+        return "has columns of another type"
+    if len({len(column) for name, column in columns.items() if name != "action_stop"}) > 1:
+        return "has columns of different lengths"
+    return None
+
+
 def fault_in(
     table: EpisodeTable, num_episodes: Sequence[int], num_bytes: Sequence[int]
 ) -> str | None:
-    """What cannot be true of a table; found before anything is read or made room for by it.
+    """What cannot be true of a table, in words that follow its name.
+
+    Found before anything is read or made room for by it.
 
     Args:
         table: as it was read.
         num_episodes: in each shard, as the index says.
         num_bytes: of each shard.
     """
-    if {name: (column.dtype.type, column.ndim) for name, column in vars(table).items()} != {
-        name: (kind, 1) for name, kind in COLUMNS.items()
-    }:
-        return "has columns of another type"
-    if len({len(getattr(table, name)) for name in COLUMNS if name != "action_stop"}) > 1:
-        return "has columns of different lengths"
     if not len(table):
         return "holds no episode" if any(num_episodes) else None
     num, inside = len(num_episodes), table.shard.min() >= 0 and table.shard.max() < len(num_bytes)

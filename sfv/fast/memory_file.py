@@ -157,8 +157,7 @@ def _header(path: Path, metadata: dict[str, str]) -> MemoryHeader:
         known = {f.name for f in fields(MemoryHeader)}
         given = {name: value for name, value in content["header"].items() if name in known}
         header = MemoryHeader(**given)
-        if Path(header.episode).name != header.episode:  # it becomes part of a file's name
-            raise TypeError(f"{header.episode!r} is no name of an episode")
+        part_of_a_name(header.episode, "episode")
         if header.r < 1 or header.num_chunks < 0 or not math.isfinite(header.alpha):
             raise TypeError(f"r={header.r}, alpha={header.alpha}, num_chunks={header.num_chunks}")
         return header

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sfv.files import part_of_a_name
+
 ROLLOUT = "rollout.json"
 """What `sfv rollout` writes beside EPISODE-ROW.mp4; its rows are systems."""
 
@@ -81,7 +83,7 @@ def _of_rollout(folder: Path) -> list[Video]:
     made = []
     for row in content["rows"]:
         for name, _, _, actions in content["tasks"]:
-            path = folder / f"{name}-{row}.mp4"
+            path = folder / part_of_a_name(f"{name}-{row}.mp4", f"{folder / ROLLOUT}: video")
             if path.is_file():
                 system = f"{folder.resolve().name}/{row}"
                 made.append(Video(system, name, path, _hash(path), list(actions)))
