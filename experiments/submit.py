@@ -15,7 +15,7 @@ from pathlib import Path
 from experiments.cluster import slurm
 from experiments.cluster.script import SCRIPT, Resources, render
 from experiments.cluster.site import Site, load_site
-from sfv.files import write_bytes, write_json
+from sfv.files import plain_name, write_bytes, write_json
 
 FIT = "fit.yaml"
 JOB = "job.json"

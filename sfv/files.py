@@ -42,18 +42,12 @@ def part_of_a_name(text: Any, what: str) -> str:
         what: named in the error.
 
     Raises:
-        ValueError: it could lead out of the folder, hide the file, or be none.
+        ValueError: it leads out of the folder, or names no file.
     """
-    if (
-        not isinstance(text, str)
-        or not text.isprintable()
-        or "/" in text
-        or text[:1] in ("", ".")
-        or len(text.encode()) > 200
-    ):
+    if not isinstance(text, str) or text in ("", ".", "..") or "/" in text or "\0" in text:
         raise ValueError(
-            f"{what} {str(text)[:200]!r} becomes part of a file's name: it needs 1 to 200 bytes that can be "
-            "printed, without '/' and without '.' at the beginning"
+            f"{what} {str(text)[:200]!r} cannot become part of a file's name: it needs at least one "
+            "character, and has no '/'"
         )
     return text
 

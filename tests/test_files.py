@@ -8,6 +8,7 @@ import pytest
 
 from sfv.files import (
     claim_folder,
+    part_of_a_name,
     partial_file,
     replacing,
     replacing_parts,
@@ -188,3 +189,14 @@ def test_a_file_is_no_folder(tmp_path):
     path.touch()
     with pytest.raises(FileExistsError, match=r"a is a file; give a folder: a run folder is made"):
         claim_folder(path, "config.yaml", "a run folder")
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", "../x", "/x", "a/b", "a\0", None, 3])
+def test_what_leads_out_of_a_folder_is_no_part_of_a_name(text):
+    with pytest.raises(ValueError, match=r"episode .* cannot become part of a file's name"):
+        part_of_a_name(text, "episode")
+
+
+@pytest.mark.parametrize("text", ["walk 1", "Straße", "散歩", "a.b-c", "..a", "%41", "-x"])
+def test_names_in_any_language_become_part_of_a_file_name(text):
+    assert part_of_a_name(text, "episode") == text

@@ -18,6 +18,7 @@ import yaml
 from jaxtyping import UInt8
 
 from sfv.data.schema import EpisodeMeta
+from sfv.files import plain_name
 
 SPECS = Path(__file__).parent / "specs"
 _NOT_NEEDED = ("episodes", "source", "objects")
@@ -111,7 +112,11 @@ class Benchmark:
     objects: Sequence[ObjectMeasure] = ()
 
     def __post_init__(self) -> None:
-        for text, what in ((self.name, "name"), (self.split, "split"), (self.collector, "collector")):
+        for text, what in (
+            (self.name, "name"),
+            (self.split, "split"),
+            (self.collector, "collector"),
+        ):
             plain_name(text, what)
         for part in self.parts:
             plain_name(part, "part")

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sfv.fast.memory import Memory
+from sfv.files import part_of_a_name
 from sfv.models.weight_files import write_tensors
 from sfv.types import FastWeights
 
@@ -161,7 +162,7 @@ def _header(path: Path, metadata: dict[str, str]) -> MemoryHeader:
         if header.r < 1 or header.num_chunks < 0 or not math.isfinite(header.alpha):
             raise TypeError(f"r={header.r}, alpha={header.alpha}, num_chunks={header.num_chunks}")
         return header
-    except (AttributeError, TypeError, KeyError) as error:
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged: its header cannot be read ({type(error).__name__}: {error})"
         ) from error

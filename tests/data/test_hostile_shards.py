@@ -214,7 +214,8 @@ BAD_ARRAYS = [
     shape("(1, 1, 1, 1)", "|O") + bytes(8), shape("(1, 1, 1, 1)", "V2") + bytes(2),
     shape("(999999999999999999999999, 1, 1, 1)"), npy("(" * 9000), npy("'"), npy("{'descr': (\n"),
     npy("{'descr': '<f2', 'fortran_order': False, 'shape': (1L, }\n"), npy("["), npy(""), b"",
-    b"PK\x03\x04", zip_of(50_000_000), b"\x93NUMPY\x03\x00" + bytes(9), b"\x80\x04.", b"\x93NUMPY\x01\x00\xff\xff",
+    b"PK\x03\x04", zip_of(50_000_000), b"\x93NUMPY\x03\x00" + bytes(9),
+    b"\x80\x04.", b"\x93NUMPY\x01\x00\xff\xff",
 ]  # fmt: skip
 
 
