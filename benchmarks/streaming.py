@@ -170,7 +170,7 @@ def index_of_many(num: int) -> dict[str, float]:
     """Start-up on an index of `num` synthetic videos over num / 100 shards: seconds, megabytes."""
     from time import perf_counter
 
-    from sfv.data.index import EpisodeTable
+    from sfv.data.table import EpisodeTable
 
     counts = np.full(num, 26, dtype=np.int32)
     table = EpisodeTable(

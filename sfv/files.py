@@ -32,6 +32,46 @@ _TEMPORARY = ".tmp"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES)
 
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,199}", re.ASCII)
+
+
+def plain_name(name: Any, what: str, ending: str = "") -> str:
+    """Check a name that was read from a file, before it becomes part of a path, a URL or a command.
+
+    Args:
+        name: as it was read.
+        what: named in the error: which name it is, and where it stands.
+        ending: that it has to have, `.tar` say.
+
+    Raises:
+        ValueError: it could lead out of a folder, or mean something to a shell or in a URL.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not name.endswith(ending):
+        last = f" and {ending!r} at its end" if ending else ""
+        raise ValueError(
+            f"{what} {str(name)[:200]!r} is not a plain file name; allowed are at most 200 letters, "
+            f"digits, '_', '-' and '.', with a letter, digit or '_' first{last}"
+        )
+    return name
+
+
+def part_of_a_name(text: Any, what: str) -> str:
+    """Check a text that was read from a file, before it becomes part of a file's name in a folder of ours.
+
+    Args:
+        text: as it was read; any language, spaces too: it goes into no command and no URL.
+        what: named in the error.
+
+    Raises:
+        ValueError: it leads out of the folder, or names no file.
+    """
+    if not isinstance(text, str) or text in ("", ".", "..") or "/" in text or "\0" in text:
+        raise ValueError(
+            f"{what} {str(text)[:200]!r} cannot become part of a file's name: it needs at least one "
+            "character, and has no '/'"
+        )
+    return text
+
 
 @contextmanager
 def partial_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:

@@ -20,6 +20,7 @@ from sfv.files import (
     claimed,
     is_hidden,
     locked,
+    part_of_a_name,
     partial_file,
     read_json,
     regular_file,
@@ -384,3 +385,14 @@ def test_a_folder_in_use_is_refused_and_free_when_its_user_is_dead(tmp_path):
     with claimed(folder, "mark", "a demo folder"), pytest.raises(FileExistsError):
         locked(folder, "wait").__enter__()
     assert tree(folder) == {}
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", "../x", "/x", "a/b", "a\0", None, 3])
+def test_what_leads_out_of_a_folder_is_no_part_of_a_name(text):
+    with pytest.raises(ValueError, match=r"episode .* cannot become part of a file's name"):
+        part_of_a_name(text, "episode")
+
+
+@pytest.mark.parametrize("text", ["walk 1", "Straße", "散歩", "a.b-c", "..a", "%41", "-x"])
+def test_names_in_any_language_become_part_of_a_file_name(text):
+    assert part_of_a_name(text, "episode") == text

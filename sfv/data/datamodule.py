@@ -29,7 +29,8 @@ logger = logging.getLogger("sfv.data")
 class EpisodeDataModule(pl.LightningDataModule):
     """Windows (context, action, target) or whole episodes, from shards of latents.
 
-    An epoch holds every window once, whatever the number of ranks and workers. A run goes on in the
+    An epoch holds every window, whatever the number of ranks and workers, and with batches of more than one
+    window as a rule once; what comes twice is counted and logged (docs/streaming.md). A run goes on in the
     middle of an epoch with the very next batch, also with another number of ranks or workers.
 
     Args:
@@ -48,7 +49,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         shuffle_buffer: how many windows may wait in memory to be mixed; the order of shards is
             shuffled too. 1 keeps the stored order.
         last_batch: of windows that fill no batch: `short` gives them as smaller batches, so that every
-            window comes once; `pad` fills up with windows that were there; `drop` leaves them out.
+            window comes once unless a rank has fewer windows than batches; `pad` fills up with windows
+            that were there; `drop` leaves them out.
         weights: passes over a domain in one epoch, 1 where not named: {robot: 2, driving: 0.5}.
         max_skipped_share: of an epoch's windows that may be unreadable (each is logged and counted)
             before the run stops; 0 to 1.
@@ -114,7 +116,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         return self.train_shards.indexes[0].codec
 
     def train_dataloader(self) -> BatchStream[Any]:
-        """Shuffled windows or episodes; an epoch holds each once."""
+        """Shuffled windows or episodes; see `last_batch` on those that come twice."""
         library, table, make = self._train
         plan = EpochPlan(
             library.table, table, self.seed, self.shuffle_buffer, self.last_batch, self.weights
@@ -122,7 +124,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         return self._stream(library, plan, make, 1 if self.mode == "episodes" else self.batch_size)
 
     def val_dataloader(self) -> BatchStream[Any] | list[WindowBatch]:
-        """Every window or episode once, in stored order; nothing without `val`."""
+        """Every window or episode, in stored order, as in training; nothing without `val`."""
         if self._val is None:
             return []
         library, table, make = self._val

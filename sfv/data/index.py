@@ -7,10 +7,13 @@ that an epoch's order over 200k videos is computed in a second, without opening 
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+from zipfile import BadZipFile
 
 import fsspec
 import numpy as np
@@ -20,19 +23,42 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_table
 from safetensors.numpy import save as save_table
 
-from sfv.data.schema import DOMAINS, KINDS, SPLITS, EpisodeMeta, Kind, Split
-from sfv.files import regular_file, write_bytes
+from sfv.data.schema import KINDS, SPLITS, Kind, SchemaError, Split
+from sfv.data.table import EpisodeTable, fault_in, fault_in_columns
+from sfv.files import plain_name, regular_file, write_bytes
 
 INDEX_SCHEMA = "sfv.shards/2"
 INDEX = "index.json"
 TABLE = "episodes.safetensors"
 REPAIR = "run write_shards (or encode_latents) again, or copy the shards again"
 
-Ints = NDArray[np.int64]
+DAMAGE = (ValueError, EOFError, OverflowError, MemoryError, RecursionError, TokenError, BadZipFile)
+"""What libraries raise on bytes that are not what they claim to be. An error that only wrong code raises
+(TypeError, AttributeError, ...) is not among them, and an interruption is not."""
 
 
 class ShardError(ValueError):
     """A shard or its index cannot be used; the message names it and what to do."""
+
+
+@contextmanager
+def one_episode(where: str) -> Iterator[None]:
+    """Read or decode one episode: whatever its bytes make a library raise becomes a `ShardError`.
+
+    Args:
+        where: shard and key, named in the error.
+
+    Raises:
+        ShardError: the bytes are damaged.
+        SchemaError: the metadata break the schema.
+    """
+    try:
+        yield
+    except (ShardError, SchemaError):
+        raise
+    except DAMAGE as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ShardError(f"{where}: damaged ({reason}); {REPAIR}") from error
 
 
 @dataclass(frozen=True)
@@ -40,10 +66,13 @@ class Shard:
     """One tar.
 
     Args:
-        name: file name.
+        name: file name; stands in paths, URLs and commands, so it is a plain one.
         num_samples: episodes in it.
         num_bytes: size of the tar.
         sha256: of the tar.
+
+    Raises:
+        ValueError: a name that is not plain, or a number that is none.
     """
 
     name: str
@@ -51,55 +80,14 @@ class Shard:
     num_bytes: int
     sha256: str
 
-
-@dataclass(frozen=True, eq=False)
-class EpisodeTable:
-    """One row an episode, in the order of the shards.
-
-    Args:
-        shard: which shard it lies in, int32.
-        begin: where its first member starts in the tar, bytes, int64.
-        end: one past its last member, bytes, int64.
-        domain: place in `DOMAINS`, uint8.
-        num_actions: int32.
-        action_stop: one past the last frame of each action of all episodes in turn, int32.
-    """
-
-    shard: NDArray[np.int32]
-    begin: NDArray[np.int64]
-    end: NDArray[np.int64]
-    domain: NDArray[np.uint8]
-    num_actions: NDArray[np.int32]
-    action_stop: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.shard)
-
-    @property
-    def first_action(self) -> Ints:
-        """Where each episode's actions begin in `action_stop`."""
-        return np.concatenate([[0], np.cumsum(self.num_actions, dtype=np.int64)[:-1]])
-
-    def of_shards(self, chosen: Sequence[int]) -> "EpisodeTable":
-        """The rows of some shards, which become shards 0, 1, ..."""
-        place = np.full(int(self.shard.max(initial=-1)) + 1, -1, dtype=np.int32)
-        place[list(chosen)] = np.arange(len(chosen), dtype=np.int32)
-        rows = np.flatnonzero(place[self.shard] >= 0)
-        rows = rows[np.argsort(place[self.shard[rows]], kind="stable")]
-        return self._rows(rows, place[self.shard[rows]])
-
-    def _rows(self, rows: Ints, shard: NDArray[np.int32]) -> "EpisodeTable":
-        counts = self.num_actions[rows]
-        start = np.repeat(self.first_action[rows], counts)
-        within = np.arange(len(start)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return EpisodeTable(
-            shard,
-            self.begin[rows],
-            self.end[rows],
-            self.domain[rows],
-            counts,
-            self.action_stop[start + within],
-        )
+    def __post_init__(self) -> None:
+        plain_name(self.name, "shard name", ".tar")
+        for field in ("num_samples", "num_bytes"):
+            value = getattr(self, field)
+            if type(value) is not int or not 0 <= value < 2**62:
+                raise ValueError(
+                    f"shard {self.name}: {field} is {value!r}, not a whole number >= 0"
+                )
 
 
 @dataclass(frozen=True)
@@ -139,37 +127,6 @@ class ShardIndex:
         """Short hash of the shards' content; a stream's place in them means nothing in others."""
         digests = [shard.sha256 for shard in self.shards]
         return hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
-
-
-def table_of(metas: Sequence[EpisodeMeta], spans: Sequence[tuple[int, int]]) -> EpisodeTable:
-    """Build the table of one shard.
-
-    Args:
-        metas: of its episodes, in order.
-        spans: first byte of each episode in the tar, and one past its last.
-    """
-    places = np.array(spans, dtype=np.int64).reshape(-1, 2)
-    stops = [action.stop for meta in metas for action in meta.actions]
-    return EpisodeTable(
-        shard=np.zeros(len(metas), dtype=np.int32),
-        begin=places[:, 0].copy(),
-        end=places[:, 1].copy(),
-        domain=np.array([DOMAINS.index(meta.domain) for meta in metas], dtype=np.uint8),
-        num_actions=np.array([len(meta.actions) for meta in metas], dtype=np.int32),
-        action_stop=np.array(stops, dtype=np.int32),
-    )
-
-
-def join_tables(tables: Sequence[EpisodeTable]) -> EpisodeTable:
-    """Put the tables of several folders or shards one after the other; shards are numbered anew."""
-    counts = [int(table.shard.max(initial=-1)) + 1 for table in tables]
-    before = np.cumsum([0, *counts[:-1]])
-    columns = {
-        name: np.concatenate([getattr(table, name) for table in tables])
-        for name in ("begin", "end", "domain", "num_actions", "action_stop")
-    }
-    shard = np.concatenate([table.shard + n for table, n in zip(tables, before, strict=True)])
-    return EpisodeTable(shard.astype(np.int32), **columns)
 
 
 def write_index(index: ShardIndex) -> None:
@@ -258,8 +215,10 @@ def _read_index(root: str) -> ShardIndex:
         return _parse_index(root, path, read_bytes(path))
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error}); {REPAIR}") from error
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise ShardError(f"{path}: is damaged ({error!r}); {REPAIR}") from error
+    except ShardError:
+        raise
+    except (KeyError, TypeError, SafetensorError, *DAMAGE) as error:
+        raise ShardError(f"{path}: is damaged ({error}); {REPAIR}") from error
 
 
 def _parse_index(root: str, path: str, content: bytes) -> ShardIndex:
@@ -278,14 +237,25 @@ def _parse_index(root: str, path: str, content: bytes) -> ShardIndex:
             raise ShardError(
                 f"{path}: field {field!r}: got {given[field]!r}, allowed is one of {allowed}"
             )
-    for shard in shards:
-        if "/" in shard.name or os.sep in shard.name or shard.name.startswith("."):
-            raise ShardError(f"{path}: shard name {shard.name!r} is not a plain file name")
-    rows = EpisodeTable(**load_table(table))
-    counts = np.bincount(rows.shard, minlength=len(shards)).tolist()
-    if counts != [shard.num_samples for shard in shards]:
-        raise ShardError(f"{path}: lists other numbers of episodes than {TABLE}; {REPAIR}")
+    if not isinstance(given["codec"], str):
+        raise ShardError(f"{path}: field 'codec': got {given['codec']!r}, allowed is a text")
+    if len({shard.name for shard in shards}) < len(shards):
+        raise ShardError(f"{path}: lists a shard twice; {REPAIR}")
+    rows = _parse_table(load_table(table), shards, path)
     return ShardIndex(root, given["split"], given["kind"], given["codec"], shards, rows)
+
+
+def _parse_table(
+    columns: dict[str, NDArray[Any]], shards: tuple[Shard, ...], path: str
+) -> EpisodeTable:
+    fault = fault_in_columns(columns)
+    if fault is None:
+        table = EpisodeTable(**columns)
+        counts, sizes = ([getattr(s, f) for s in shards] for f in ("num_samples", "num_bytes"))
+        fault = fault_in(table, counts, sizes)
+    if fault is not None:
+        raise ShardError(f"{path}: {TABLE} beside it {fault}; {REPAIR}")
+    return table
 
 
 def _check_size(path: Path, shard: Shard) -> None:

@@ -8,10 +8,11 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from sfv.data.index import EpisodeTable, ShardIndex, join_tables
+from sfv.data.index import REPAIR, ShardError, ShardIndex, one_episode
 from sfv.data.schema import EpisodeMeta
 from sfv.data.sources import PipeReader, RangeReader, SampleReader
 from sfv.data.stages import decode
+from sfv.data.table import EpisodeTable, join_tables
 
 
 class Library:
@@ -33,6 +34,7 @@ class Library:
         cache_mb: float | int = 0,
     ) -> None:
         self.table: EpisodeTable = join_tables([index.table for index in indexes])
+        self._first_action = self.table.first_action
         self._shards = [(i, shard) for i, index in enumerate(indexes) for shard in index.shards]
         self._readers = [
             self._reader(i, index, commands[i] if commands else None)
@@ -53,7 +55,7 @@ class Library:
         """Use an episode: its metadata and frames as `decode` gives them.
 
         Raises:
-            ShardError: it cannot be read or decoded.
+            ShardError: it cannot be read or decoded, or is not the one that the index describes.
             SchemaError: its metadata break the schema.
         """
         self._uses[row] -= 1
@@ -80,8 +82,19 @@ class Library:
 
     def _load(self, row: int) -> tuple[EpisodeMeta, Tensor]:
         i, shard = self._shards[self.table.shard[row]]
-        sample = self._readers[i].read(shard, int(self.table.begin[row]), int(self.table.end[row]))
-        return sample.meta, decode(sample, shard.name)
+        with one_episode(shard.name):
+            sample = self._readers[i].read(
+                shard, int(self.table.begin[row]), int(self.table.end[row])
+            )
+            self._check(sample.meta, row, shard.name)
+            return sample.meta, decode(sample, shard.name)
+
+    def _check(self, meta: EpisodeMeta, row: int, where: str) -> None:
+        """Refuse an episode with other actions than the table: its windows lie elsewhere."""
+        first = self._first_action[row]
+        stops = self.table.action_stop[first : first + self.table.num_actions[row]].tolist()
+        if [action.stop for action in meta.actions] != stops:
+            raise ShardError(f"{where}: {meta.id} has other actions than the index says; {REPAIR}")
 
     def _take_spare(self, row: int) -> tuple[EpisodeMeta, Tensor] | None:
         found = self._spare.pop(row, None)

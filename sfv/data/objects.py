@@ -3,7 +3,7 @@
 Torch-free. `sfv.data.schema` holds them in `EpisodeMeta.objects` and refuses what `fault_in` finds.
 """
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ def fault_in(
             rule = f"[left, top, right, bottom] inside {width}x{height} pixels, not empty, or null"
             return f"boxes[{frame}]", box, rule
     for frame, place in enumerate(thing.places):
-        if place is not None and not (len(place) == 3 and all(map(_number, place))):
+        if place is not None and not (len(place) == 3 and all(map(is_number, place))):
             return f"places[{frame}]", place, "three finite numbers x, y, z, or null"
     for i, pair in enumerate(thing.without):
         if len(pair) != 2 or not all(_whole(frame, num_frames - 1) for frame in pair):
@@ -69,7 +69,7 @@ def fault_in(
 
 def is_camera(camera: Any) -> bool:
     """Whether it is three rows of four finite numbers."""
-    return len(camera) == 3 and all(len(row) == 4 and all(map(_number, row)) for row in camera)
+    return len(camera) == 3 and all(len(row) == 4 and all(map(is_number, row)) for row in camera)
 
 
 def _is_box(box: Any, height: int, width: int) -> bool:
@@ -83,5 +83,8 @@ def _whole(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: object) -> bool:
+    """Whether it is a finite number; JSON also knows whole numbers beyond every float."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max

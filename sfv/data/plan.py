@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sfv.data.index import EpisodeTable, Ints
 from sfv.data.schema import DOMAINS
+from sfv.data.table import EpisodeTable, Ints
 from sfv.data.windows import WindowTable
 from sfv.rng import seed_of
 
@@ -91,8 +91,9 @@ class EpochPlan:
         shuffle_buffer: a window moves at most this many places, so that no more than so many windows
             wait in memory; shards come in a new order each epoch too. 1 keeps the stored order.
         last_batch: what becomes of windows that fill no batch. `short`: batches at the end are
-            smaller, every window comes once. `pad`: they are filled with windows that have been there.
-            `drop`: they are left out.
+            smaller, and every window comes once; a slot with fewer windows than batches (where
+            `batch_size` is 1, each that got one window less) gives some again. `pad`: they are filled
+            with windows that have been there. `drop`: they are left out.
         weights: passes over a domain's windows in one epoch; 1 where not named. 0.5 takes another half
             each epoch, 0 leaves the domain out.
 
@@ -153,6 +154,19 @@ class EpochPlan:
     def steps(self, epoch: int, legs: Sequence[Leg], topology: Topology) -> int:
         """Batches that each rank gets in the rest of an epoch, after `legs`."""
         return self._batches_a_slot(self._left(epoch, legs), epoch, topology) * topology.workers
+
+    def repeats(self, epoch: int, legs: Sequence[Leg], topology: Topology) -> int:
+        """Windows that all slots together give a second time, so that each has equally many batches."""
+        left = self._left(epoch, legs)
+        wanted = self._batches_a_slot(left, epoch, topology)
+        held = np.diff(self._bounds(len(left), topology.slots))
+        if self.last_batch == "drop":
+            return 0
+        if self.last_batch == "pad":
+            given = np.where(held > 0, wanted * topology.batch_size, wanted)
+        else:
+            given = np.maximum(held, wanted)
+        return int(given.sum()) - len(left)
 
     def share(self, epoch: int, legs: Sequence[Leg], topology: Topology, slot: int) -> Share:
         """The batches of slot `rank * workers + worker` in the rest of an epoch, in order."""
@@ -231,6 +245,7 @@ def _equalise(share: Share, wanted: int, rule: LastBatch) -> Share:
 
     `drop` leaves out what is too much, `pad` gives first batches again. `short` halves its largest
     batches, so that no window comes twice; only a slot with fewer windows than batches repeats some.
+    `EpochPlan.repeats` counts them.
     """
     items, sizes, repeated = share.items, share.sizes, share.repeated
     if rule == "drop":

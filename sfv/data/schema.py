@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
-from sfv.data.objects import Camera, SceneObject, fault_in, is_camera
+from sfv.data.objects import Camera, SceneObject, fault_in, is_camera, is_number
 
 SCHEMA = "sfv.episode/1"
 SCHEMA_WITH_OBJECTS = "sfv.episode/2"
@@ -39,6 +39,7 @@ SPLITS: tuple[str, ...] = get_args(Split)
 DOMAINS: tuple[str, ...] = get_args(Domain)
 KINDS: tuple[str, ...] = get_args(Kind)
 DTYPES = {"video": ("uint8",), "frames": ("uint8",), "latents": ("float16",)}
+RAW_DEPTH = 32
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
 REVERSE = {
@@ -61,7 +62,8 @@ class Action:
         text: what is done, in words; it conditions the model.
         start: first frame of the action.
         stop: one past its last frame.
-        raw: what the source recorded (keys, motor values), any JSON value; None when nothing.
+        raw: what the source recorded (keys, motor values), any JSON value whose lists and objects are
+            nested at most `RAW_DEPTH` deep; None when nothing.
     """
 
     text: str
@@ -174,14 +176,14 @@ def from_json(text: str | bytes, where: str = "episode") -> EpisodeMeta:
     """
     try:
         given = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SchemaError(f"{where}: not JSON ({error}); write it with to_json") from error
     if not isinstance(given, dict):
         raise SchemaError(f"{where}: got {type(given).__name__}, a JSON object is needed")
     version = given.pop("schema", None)
     if version not in (SCHEMA, SCHEMA_WITH_OBJECTS):
         raise SchemaError(
-            f"{where}: schema {version!r} is not known; this version reads {SCHEMA!r} and "
+            f"{where}: schema {_shown(version)} is not known; this version reads {SCHEMA!r} and "
             f"{SCHEMA_WITH_OBJECTS!r}: convert the episode or use the version of sfv that wrote it"
         )
     newer = sorted({"objects", "camera"} & set(given)) if version == SCHEMA else []
@@ -251,7 +253,7 @@ def _check(meta: Any, where: str) -> None:
     _require(good_id, where, "id", meta.id, "letters, digits, '_' and '-' (it names files)")
     _require(meta.split in SPLITS, where, "split", meta.split, f"one of {SPLITS}")
     _require(meta.domain in DOMAINS, where, "domain", meta.domain, f"one of {DOMAINS}")
-    _require(_is_number(meta.fps) and meta.fps > 0, where, "fps", meta.fps, "a number > 0")
+    _require(is_number(meta.fps) and meta.fps > 0, where, "fps", meta.fps, "a number > 0")
     for name in ("num_frames", "height", "width"):
         size = getattr(meta, name)
         _require(_is_int(size) and size > 0, where, name, size, "a whole number > 0")
@@ -276,10 +278,12 @@ def _check_actions(meta: Any, where: str) -> None:
         _require(_is_text(action.text), where, f"{name}.text", action.text, "a text")
         span = [action.start, action.stop]
         _require(all(map(_is_int, span)), where, name, span, "whole frame numbers start, stop")
+        _require(_depth_fits(action.raw, RAW_DEPTH), where, f"{name}.raw", "lists in lists",
+                 f"a nesting of at most {RAW_DEPTH}")  # fmt: skip
         if action.start != expected:
             fault = "overlaps the action before it" if action.start < expected else "leaves a gap"
             raise SchemaError(
-                f"{where}: {name} {action.text!r} starts at frame {action.start} and {fault}; "
+                f"{where}: {name} {_shown(action.text)} starts at frame {action.start} and {fault}; "
                 f"actions cover every frame once, so it has to start at {expected}"
             )
         _require(action.stop > action.start, where, name, span, "start < stop")
@@ -301,12 +305,12 @@ def _check_poses(meta: Any, where: str) -> None:
     if (
         set(map(len, meta.poses)) == {4}
         and set(map(type, numbers)) <= {int, float}
-        and all(map(math.isfinite, numbers))
+        and _all_finite(numbers)
     ):
         return  # the whole episode at once: this runs for every episode that training reads
     for frame, pose in enumerate(meta.poses):
         _require(
-            len(pose) == 4 and all(map(_is_number, pose)),
+            len(pose) == 4 and all(map(is_number, pose)),
             where, f"poses[{frame}]", pose, "four finite numbers x, y, z, yaw",
         )  # fmt: skip
 
@@ -333,17 +337,17 @@ def _check_objects(meta: Any, where: str) -> None:
 
 def _require(holds: bool, where: str, field: str, given: object, allowed: str) -> None:
     if not holds:
-        raise SchemaError(f"{where}: field {field!r}: got {given!r}, allowed is {allowed}")
+        raise SchemaError(f"{where}: field {field!r}: got {_shown(given)}, allowed is {allowed}")
 
 
 def _fields(kind: type, given: object, where: str) -> dict[str, Any]:
     """Check a JSON object's keys against a dataclass; fields with a default may be left out."""
     if not isinstance(given, dict):
-        raise SchemaError(f"{where}: got {given!r}, an object is needed")
+        raise SchemaError(f"{where}: got {_shown(given)}, an object is needed")
     known = {field.name: field for field in dataclasses.fields(kind)}
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise SchemaError(f"{where}: unknown field {unknown[0]!r}; known: {sorted(known)}")
+        raise SchemaError(f"{where}: unknown field {_shown(unknown[0])}; known: {sorted(known)}")
     needed = [name for name, f in known.items() if f.default is dataclasses.MISSING]
     missing = [name for name in needed if name not in given]
     if missing:
@@ -353,7 +357,7 @@ def _fields(kind: type, given: object, where: str) -> dict[str, Any]:
 
 def _list(given: object, where: str) -> list[Any]:
     if not isinstance(given, list):
-        raise SchemaError(f"{where}: got {given!r}, a list is needed")
+        raise SchemaError(f"{where}: got {_shown(given)}, a list is needed")
     return given
 
 
@@ -369,5 +373,24 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _depth_fits(value: object, levels: int) -> bool:
+    if not isinstance(value, list | tuple | dict):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_depth_fits(item, levels - 1) for item in inner)
+
+
+def _all_finite(numbers: list[Any]) -> bool:
+    try:
+        return all(map(math.isfinite, numbers))
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+def _shown(value: object) -> str:
+    """A value as an error shows it: one from a file may be of any size, or nested without end."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "lists in lists"
+    return text if len(text) <= 200 else f"{text[:200]}..."

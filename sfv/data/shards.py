@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from sfv.data.index import (
+    DAMAGE,
     INDEX,
     REPAIR,
-    EpisodeTable,
     Shard,
     ShardError,
     ShardIndex,
-    join_tables,
-    table_of,
     write_index,
 )
 from sfv.data.schema import ID_PATTERN, Encoding, EpisodeMeta, Split, from_json, to_json
+from sfv.data.table import EpisodeTable, join_tables, table_of
 from sfv.files import is_hidden, partial_file
 
 EXTENSIONS: dict[str, str] = {"video": "mp4", "frames": "frames.npy", "latents": "latents.npy"}
+_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+"""Types of tar members that hold just their bytes: a sparse one of 1 kB can read as 1 GB."""
 _MEMBER = re.compile(rf"({ID_PATTERN})\.(json|mp4|frames\.npy|latents\.npy)")
 
 
@@ -94,16 +95,23 @@ def write_shards(
 def publish(written: Sequence[WrittenShard], folder: Path, split: Split) -> ShardIndex:
     """Give tars their final names in place of those that stand there, then write the index.
 
+    Ended at any moment, it can be called again: a tar is at its temporary or at its final place, whole.
+    An old index goes first, since what it describes is about to go; the new one comes last, so where an
+    index stands all its tars do.
+
     Args:
-        written: in order, at least one; on the disk of `folder`.
+        written: in order, at least one; on the disk of `folder`. One that is not at its temporary place
+            is at its final one already.
         folder: of this split.
         split: of all episodes.
     """
     encoding = written[0].encoding
-    for path in folder.glob("*.tar"):
-        path.unlink()
+    (folder / INDEX).unlink(missing_ok=True)
     for part in written:
-        part.temporary.replace(folder / part.shard.name)
+        if part.temporary.exists():
+            part.temporary.replace(folder / part.shard.name)
+    for path in set(folder.glob("*.tar")) - {folder / part.shard.name for part in written}:
+        path.unlink()
     index = ShardIndex(
         root=str(folder),
         split=split,
@@ -129,7 +137,7 @@ def read_shard(path: Path, shard: Shard) -> Iterator[Sample]:
     except OSError as error:
         raise ShardError(f"shard {path} cannot be read ({error}); {REPAIR}") from error
     with file:
-        for _, sample in read_samples(file, str(path)):
+        for _, sample in read_samples(file, str(path), path.stat().st_size):
             yield sample
             count += 1
     if count != shard.num_samples:
@@ -138,12 +146,13 @@ def read_shard(path: Path, shard: Shard) -> Iterator[Sample]:
         )
 
 
-def read_samples(file: Any, where: str) -> Iterator[tuple[int, Sample]]:
+def read_samples(file: Any, where: str, num_bytes: int) -> Iterator[tuple[int, Sample]]:
     """Read episodes from a stream of tar bytes: a whole shard, or the bytes of some episodes.
 
     Args:
         file: something with `read`, read forward only.
         where: named in errors.
+        num_bytes: that the stream has; no member is larger.
 
     Yields:
         where the episode begins in the stream, bytes, and the episode.
@@ -154,7 +163,7 @@ def read_samples(file: Any, where: str) -> Iterator[tuple[int, Sample]]:
     """
     members: dict[str, bytes] = {}
     key, begin = "", 0
-    for offset, name, extension, content in _members(file, where):
+    for offset, name, extension, content in _members(file, where, num_bytes):
         if name != key and members:
             yield begin, _sample(where, key, members)
             members = {}
@@ -232,21 +241,28 @@ def write_tar(samples: Sequence[Sample], path: Path) -> WrittenShard:
     return WrittenShard(temporary, shard, table, samples[0].meta.encoding)
 
 
-def _members(file: Any, where: str) -> Iterator[tuple[int, str, str, bytes]]:
+def _members(file: Any, where: str, num_bytes: int) -> Iterator[tuple[int, str, str, bytes]]:
     """Offset, key, extension and content of every member; anything but known names is refused."""
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 match = _MEMBER.fullmatch(member.name)
-                if match is None or not member.isreg():
+                if match is None or member.type not in _PLAIN or member.sparse is not None:
                     raise ShardError(
-                        f"{where}: member {member.name!r} is not allowed; a shard holds plain files "
-                        "KEY.json, KEY.mp4, KEY.frames.npy and KEY.latents.npy only"
+                        f"{where}: member {member.name[:200]!r} is not allowed; a shard holds plain "
+                        "files KEY.json, KEY.mp4, KEY.frames.npy and KEY.latents.npy only"
+                    )
+                if not 0 <= member.size <= num_bytes:
+                    raise ShardError(
+                        f"{where}: member {member.name!r} says that it has {member.size} bytes, there "
+                        f"are {num_bytes} in all; {REPAIR}"
                     )
                 part = tar.extractfile(member)
                 assert part is not None
                 yield member.offset, match[1], match[2], part.read()
-    except (tarfile.TarError, OSError) as error:
+    except ShardError:
+        raise
+    except (tarfile.TarError, OSError, *DAMAGE) as error:
         raise ShardError(f"shard {where} cannot be read ({error}); {REPAIR}") from error
 
 

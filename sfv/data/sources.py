@@ -1,8 +1,9 @@
 """Reading single episodes from shards: by their place in the tar, or forward through a pipe."""
 
 import io
-import re
+import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import webdataset
 
 from sfv.data.index import REPAIR, Shard, ShardError, ShardIndex
 from sfv.data.shards import Sample, read_samples
+from sfv.files import plain_name
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,6 @@ class ShardSource:
                 f"read: got {self.read!r}; allowed is 'pipe:COMMAND' with {{shard}} in it for the "
                 "shard's file name. Folders and URLs need no command: give them as plain text"
             )
-
-
-_SHELL_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class RangeReader:
@@ -63,10 +62,7 @@ class RangeReader:
                 f"{where}: {len(content)} bytes came, {end - begin} were asked for; the server knows no "
                 "ranges: read through a command instead ({index: ..., read: 'pipe:curl ...{shard}'})"
             )
-        samples = [sample for _, sample in read_samples(io.BytesIO(content), where)]
-        if len(samples) != 1 or len(content) != end - begin:
-            raise ShardError(f"{where}: no whole episode at byte {begin}; {REPAIR}")
-        return samples[0]
+        return _episode(content, where, begin, end)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"index": self.index, "_files": None}  # each process connects for itself
@@ -74,6 +70,8 @@ class RangeReader:
 
 class PipeReader:
     """Reads shards forward through a command; what is passed and still needed is kept.
+
+    The index tells where each episode lies, so a damaged one costs no other.
 
     Args:
         index: of the shards.
@@ -83,43 +81,71 @@ class PipeReader:
 
     def __init__(self, index: ShardIndex, command: str, needed: Callable[[str, int], bool]) -> None:
         self.index, self.command, self.needed = index, command, needed
-        self._open: tuple[str, Any, Iterator[tuple[int, Sample]]] | None = None
-        self._place = -1
-        self._kept: dict[tuple[str, int], Sample] = {}
+        self._open: tuple[str, Any, Iterator[tuple[int, int]]] | None = None
+        self._place = 0
+        self._kept: dict[tuple[str, int], bytes] = {}
 
     def read(self, shard: Shard, begin: int, end: int) -> Sample:
-        """Read the episode that begins at byte `begin`; `end` is given for likeness.
+        """Read the episode that lies in bytes `begin` to `end` of a shard.
 
         Raises:
-            ShardError: the command fails, or the shard is damaged.
+            ShardError: the command fails, or the episode is damaged.
             SchemaError: its metadata break the schema.
         """
-        kept = self._kept.pop((shard.name, begin), None)
-        if kept is not None:
-            return kept
-        if self._open is None or self._open[0] != shard.name or self._place >= begin:
-            self._start(shard.name)
-        assert self._open is not None
-        for place, sample in self._open[2]:
-            self._place = place
-            if place == begin:
-                return sample
-            if self.needed(shard.name, place):
-                self._kept[shard.name, place] = sample
-        raise ShardError(f"{self.command}: {shard.name} ends before byte {begin}; {REPAIR}")
+        content = self._kept.pop((shard.name, begin), None)
+        if content is None:
+            try:
+                if self._open is None or self._open[0] != shard.name or self._place > begin:
+                    self._start(shard)
+                content = self._forward(shard.name, begin)
+            except OSError as error:
+                self._stop()
+                where = f"{self.command}: {shard.name}"
+                raise ShardError(f"{where} cannot be read ({error}); {REPAIR}") from error
+        return _episode(content, f"{self.command}: {shard.name}", begin, end)
 
-    def _start(self, name: str) -> None:
+    def _forward(self, name: str, begin: int) -> bytes:
+        assert self._open is not None
+        for start, stop in self._open[2]:
+            if start < self._place:
+                continue  # it overlaps the one before
+            self._take(start - self._place)
+            content = self._take(stop - start)
+            if start == begin:
+                return content
+            if self.needed(name, start):
+                self._kept[name, start] = content
+        raise OSError(f"no episode begins at byte {begin}")
+
+    def _take(self, count: int) -> bytes:
+        assert self._open is not None
+        content: bytes = self._open[1].read(count) if count else b""
+        if len(content) != count:
+            raise OSError(f"it ends at byte {self._place + len(content)}")
+        self._place += count
+        return content
+
+    def _start(self, shard: Shard) -> None:
+        self._stop()
+        name = shlex.quote(plain_name(shard.name, "shard name", ".tar"))
+        stream = webdataset.gopen(self.command.replace("{shard}", name))
+        spans = self.index.table.spans(self.index.shards.index(shard))
+        self._open, self._place = (shard.name, stream, iter(spans)), 0
+
+    def _stop(self) -> None:
         if self._open is not None:
-            self._open[1].close()
-        if not _SHELL_NAME.fullmatch(name):  # the command goes to a shell
-            raise ShardError(
-                f"{self.command}: shard {name!r:.80} has characters that a shell may obey; allowed in "
-                "names of shards that a command reads: letters, digits, '.', '_' and '-'"
-            )
-        where = self.command.replace("{shard}", name)
-        stream = webdataset.gopen(where)
-        self._open, self._place = (name, stream, read_samples(stream, where)), -1
+            with suppress(OSError):  # a command whose output is not read to its end may complain
+                self._open[1].close()
+            self._open = None
 
 
 SampleReader = RangeReader | PipeReader
 """What gives episodes of one folder of shards: `read(shard, begin, end)`."""
+
+
+def _episode(content: bytes, where: str, begin: int, end: int) -> Sample:
+    """The one episode that fills these bytes."""
+    samples = [sample for _, sample in read_samples(io.BytesIO(content), where, len(content))]
+    if len(samples) != 1 or len(content) != end - begin:
+        raise ShardError(f"{where}: no whole episode at byte {begin}; {REPAIR}")
+    return samples[0]

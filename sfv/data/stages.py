@@ -1,14 +1,16 @@
 """Pure steps from a stored episode to a batch: decode, collate (`windows` cuts)."""
 
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from numpy.lib import format as npy
 from torch import Tensor
 
-from sfv.data.index import ShardError
+from sfv.data.index import DAMAGE, ShardError, one_episode
 from sfv.data.shards import Sample
 from sfv.data.windows import Window, WindowError
 from sfv.media.limits import MediaError
@@ -41,6 +43,31 @@ def decode_mp4(
         ) from error
 
 
+def read_npy(content: bytes) -> np.ndarray:
+    """Read an npy file that its numbers fill to the last byte.
+
+    `np.load` makes room for the shape that a file claims, opens zip files, and takes its length from
+    the header; this does none of it.
+
+    Raises:
+        ValueError: not an npy file of plain numbers, or another size than its shape says.
+    """
+    file = io.BytesIO(content)
+    version = npy.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"npy version {version}; 1.0 and 2.0 are allowed")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, is_fortran, dtype = read(file)
+    place = file.tell()
+    if dtype.kind not in "biuf" or min(shape, default=1) < 1:
+        raise ValueError(f"{dtype} of shape {shape}; plain numbers with sizes >= 1 are allowed")
+    needed, given = math.prod(shape) * dtype.itemsize, len(content) - place
+    if needed != given:
+        raise ValueError(f"shape {shape} of {dtype} needs {needed} bytes, there are {given}")
+    numbers = np.frombuffer(content, dtype, offset=place).copy()
+    return numbers.reshape(shape, order="F" if is_fortran else "C")
+
+
 def decode_latents(content: bytes, where: str = "latents") -> Float[Tensor, "c t h w"]:
     """Read a float16 array; pickled objects are refused.
 
@@ -48,8 +75,8 @@ def decode_latents(content: bytes, where: str = "latents") -> Float[Tensor, "c t
         ShardError: not such an array, or one with infinite or missing numbers.
     """
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array = read_npy(content)
+    except DAMAGE as error:
         raise ShardError(f"{where}: unreadable latents ({error}); encode them again") from error
     if array.dtype != np.float16 or array.ndim != 4:
         raise ShardError(
@@ -85,8 +112,8 @@ def decode_frames(content: bytes, where: str = "frames") -> UInt8[np.ndarray, "t
         ShardError: not such an array.
     """
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array = read_npy(content)
+    except DAMAGE as error:
         raise ShardError(f"{where}: unreadable frames ({error}); write them again") from error
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
         raise ShardError(
@@ -107,12 +134,13 @@ def decode(sample: Sample, where: str = "") -> Tensor:
     """
     meta = sample.meta
     where = f"{where}: {meta.id}" if where else f"episode {meta.id}"
-    if meta.encoding.kind == "latents":
-        frames = decode_latents(sample.payload, where)
-        given, said = [frames.shape[1]], [meta.num_frames]
-    else:
-        frames = torch.from_numpy(_pixels(sample, where)).permute(0, 3, 1, 2)
-        given, said = list(frames.shape), [meta.num_frames, 3, meta.height, meta.width]
+    with one_episode(where):
+        if meta.encoding.kind == "latents":
+            frames = decode_latents(sample.payload, where)
+            given, said = [frames.shape[1]], [meta.num_frames]
+        else:
+            frames = torch.from_numpy(_pixels(sample, where)).permute(0, 3, 1, 2)
+            given, said = list(frames.shape), [meta.num_frames, 3, meta.height, meta.width]
     if given != said:
         raise ShardError(f"{where}: frames are {given}, the metadata says {said}")
     return frames

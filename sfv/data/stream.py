@@ -1,4 +1,4 @@
-"""Batches from shards, each window exactly once an epoch, with a place that can be saved and resumed."""
+"""Batches from shards: every window of an epoch, and a place that can be saved and resumed."""
 
 import hashlib
 import json
@@ -22,6 +22,8 @@ from sfv.texts import printable
 Batch = TypeVar("Batch")
 Episode = tuple[EpisodeMeta, Tensor]
 logger = logging.getLogger("sfv.data")
+REACH = 64
+"""Batches before and behind an unreadable one among which another is looked for in its place."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,12 @@ class Skipped:
 
     Args:
         windows: that no batch holds.
+        repeats: windows that come again, where nothing of a batch could be read.
         samples: one message an episode: shard, place and reason.
     """
 
     windows: int = 0
+    repeats: int = 0
     samples: list[str] = field(default_factory=list)
 
 
@@ -100,16 +104,29 @@ class SlotDataset(IterableDataset[Delivery[Batch]], Generic[Batch]):
         rows = self.plan.windows.episode
         self.library.expect(rows[order[share.items[len(share.first(had)) :]]])
         bad: set[int] = set()
-        last: Batch | None = None
-        for number, batch in enumerate(share.batches()):
-            if number >= had:
-                made, skipped = self._gather(order[batch], bad)
-                if made is None and last is None:
-                    raise ShardError(
-                        f"the first batch holds nothing that can be read: {skipped.samples}"
-                    )
-                last = made if made is not None else last
-                yield Delivery(last, skipped)  # type: ignore[arg-type]
+        last: tuple[Batch, int] | None = None
+        batches = [order[batch] for batch in share.batches()]
+        for number, batch in enumerate(batches[had:], start=had):
+            made, skipped = self._gather(batch, bad)
+            if made is not None:
+                last = made, len(batch) - skipped.windows
+            else:
+                last = last or self._stand_in(batches, number, set(bad))
+                if last is None:
+                    raise ShardError(f"nothing of {REACH} batches can be read: {skipped.samples}")
+                skipped.repeats = last[1]
+            yield Delivery(last[0], skipped)
+
+    def _stand_in(
+        self, batches: list[np.ndarray], number: int, bad: set[int]
+    ) -> tuple[Batch, int] | None:
+        """The nearest batch before an unreadable one, else behind it: what a run without a stop gives."""
+        before = range(number - 1, max(number - REACH, 0) - 1, -1)
+        for other in [*before, *range(number + 1, min(number + REACH, len(batches)))]:
+            made, skipped = self._gather(batches[other], bad)
+            if made is not None:
+                return made, len(batches[other]) - skipped.windows
+        return None
 
     def _gather(self, windows: np.ndarray, bad: set[int]) -> tuple[Batch | None, Skipped]:
         found: list[tuple[int, Episode]] = []
@@ -144,6 +161,10 @@ class BatchStream(Generic[Batch]):
         max_skipped_share: of an epoch's windows that may be unreadable before it is an error.
         pin_memory: page-locked batches, for a GPU; where there are loader processes.
         restart: begin anew at each `iter`, in the same order (validation).
+
+    Attributes:
+        skipped: what this rank could not read in this epoch.
+        repeats: windows of (the rest of) this epoch that come twice, on all ranks together.
     """
 
     def __init__(
@@ -163,6 +184,7 @@ class BatchStream(Generic[Batch]):
         self.max_skipped_share, self.pin_memory = max_skipped_share, pin_memory
         self.restart = restart
         self.skipped = Skipped()
+        self._told = 0
         self.place = self._begin(0)
 
     def __len__(self) -> int:
@@ -171,6 +193,7 @@ class BatchStream(Generic[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         if self.restart or self.place.current.steps >= self._steps:
             self.place = self._begin(self.place.epoch + (not self.restart))
+        self._tell_repeats()
         for delivery in self._loader():
             leg = self.place.current
             step = Leg(leg.topology, leg.steps + 1)
@@ -179,9 +202,21 @@ class BatchStream(Generic[Batch]):
             yield delivery.batch
         if self.skipped.samples:
             logger.warning(
-                "epoch %d: %d windows of %d unreadable episodes were skipped",
-                self.place.epoch, self.skipped.windows, len(self.skipped.samples),
+                "epoch %d: %d windows of %d unreadable episodes were skipped, %d windows came again in "
+                "their place",
+                self.place.epoch, self.skipped.windows, len(self.skipped.samples), self.skipped.repeats,
             )  # fmt: skip
+
+    def _tell_repeats(self) -> None:
+        """Say how many windows come twice; once for each number, by one rank."""
+        if self.repeats and self.repeats != self._told and self.rank == 0:
+            logger.warning(
+                "%d of %d windows come twice in this epoch, so that each of %d ranks x workers has "
+                "equally many batches (last_batch %s, batch size %d)",
+                self.repeats, len(self.plan.order(self.place.epoch)), self.topology.slots,
+                self.plan.last_batch, self.topology.batch_size,
+            )  # fmt: skip
+        self._told = self.repeats
 
     def _loader(self) -> Iterable[Delivery[Batch]]:
         dataset = SlotDataset(self.library, self.plan, self.make, self.place, self.rank)
@@ -202,6 +237,7 @@ class BatchStream(Generic[Batch]):
             "epoch": self.place.epoch,
             "legs": [[*asdict(leg.topology).values(), leg.steps] for leg in self.place.legs],
             "skipped_windows": self.skipped.windows,
+            "repeated_windows": self.skipped.repeats,
             "skipped_samples": list(self.skipped.samples),
         }
 
@@ -221,7 +257,8 @@ class BatchStream(Generic[Batch]):
         if legs[-1].topology != self.topology:
             legs = [*(leg for leg in legs if leg.steps), Leg(self.topology, 0)]
         self._move(Place(int(state["epoch"]), tuple(legs)))
-        self.skipped = Skipped(state["skipped_windows"], list(state["skipped_samples"]))
+        repeats = state.get("repeated_windows", 0)  # a checkpoint of an older version has none
+        self.skipped = Skipped(state["skipped_windows"], repeats, list(state["skipped_samples"]))
         if not self._steps:
             self.place = self._begin(self.place.epoch + 1)
 
@@ -248,11 +285,13 @@ class BatchStream(Generic[Batch]):
     def _move(self, place: Place) -> None:
         self.place = place
         self._steps = self.plan.steps(place.epoch, place.done, self.topology)
+        self.repeats = self.plan.repeats(place.epoch, place.done, self.topology)
 
     def _account(self, skipped: Skipped) -> None:
         for message in skipped.samples:
             logger.warning("skipped: %s", printable(message))
         self.skipped.windows += skipped.windows
+        self.skipped.repeats += skipped.repeats
         self.skipped.samples += skipped.samples
         mine = len(self.plan.order(self.place.epoch)) / self.topology.ranks
         if self.skipped.windows > self.max_skipped_share * mine:

@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfv.data.index import EpisodeTable, Ints
 from sfv.data.schema import EpisodeMeta, Kind
+from sfv.data.table import EpisodeTable, Ints
 
 TIME_AXIS: dict[Kind, int] = {"latents": 1, "video": 0, "frames": 0}
 

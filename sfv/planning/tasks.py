@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sfv.files import read_json, write_json
+from sfv.files import part_of_a_name, read_json, write_json
 
 SPECS = Path(__file__).parent / "specs"
 FORMAT = "sfv.tasks/1"
@@ -229,9 +229,8 @@ def _check(tasks: TaskSet, path: Path) -> None:
             f"{path}: has {len(ids)} tasks, {len(set(ids))} of them by name; all differ"
         )
     for task in tasks.tasks:
-        if Path(task.id).name != task.id or not task.given or not task.waypoints:
-            raise ValueError(
-                f"{path}: task {task.id!r} needs a name for files, given actions and way points"
-            )
+        part_of_a_name(task.id, f"{path}: task")
+        if not task.given or not task.waypoints:
+            raise ValueError(f"{path}: task {task.id!r} needs given actions and way points")
         actions = {goal.action for goal in task.script if goal.action is not None}
         check_sub_goals(task.script, task, sorted(actions))

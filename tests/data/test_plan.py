@@ -4,10 +4,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from sfv.data.index import EpisodeTable
 from sfv.data.plan import EpochPlan, LastBatch, Leg, Share, Topology
 from sfv.data.schema import DOMAINS
-from sfv.data.windows import cut_table
+from sfv.data.table import EpisodeTable
+from sfv.data.windows import WindowTable, cut_table
 
 SIZES = (3, 1, 7, 2, 12, 5)
 """Episodes in each shard."""
@@ -169,3 +169,31 @@ def test_a_third_topology_goes_on_behind_two() -> None:
     left = counted(shares(plan, TOPOLOGIES[2], (first, second)))
     assert set(seen + left) == set(range(len(plan.windows)))
     assert set((seen + left).values()) == {1}
+
+
+@pytest.mark.parametrize("last_batch", ["short", "pad", "drop"])
+@pytest.mark.parametrize("topology", [*TOPOLOGIES, Topology(8, 4, 1), Topology(99, 3, 2)])
+@pytest.mark.parametrize("legs", [(), (Leg(Topology(2, 3, 2), 3),)])
+def test_repeats_are_what_the_shares_give_twice(
+    last_batch: LastBatch, topology: Topology, legs: tuple[Leg, ...]
+) -> None:
+    plan = make_plan(last_batch=last_batch)
+    given = counted(shares(plan, topology, legs))
+    repeats = plan.repeats(0, legs, topology)
+    assert repeats == sum(share.repeated for share in shares(plan, topology, legs))
+    if last_batch != "drop":
+        assert repeats == given.total() - len(given)
+
+
+@pytest.mark.parametrize(
+    ("slots", "batch_size", "repeats"),
+    [((8, 4), 1, 23), ((8, 1), 1, 7), ((7, 1), 1, 0), ((1, 5), 1, 4), ((1, 1), 1, 0), ((8, 4), 4, 0)],
+)  # fmt: skip
+def test_the_repeats_that_the_docs_promise(
+    slots: tuple[int, int], batch_size: int, repeats: int
+) -> None:
+    table = make_table((1001,))
+    first = np.arange(1001, dtype=np.int32)  # a window each, as the slow-fast loop takes episodes
+    windows = WindowTable(first, 0 * first, 0 * first + 3, np.zeros(1001, dtype=np.uint8), 0)
+    plan = EpochPlan(table, windows, seed=1, shuffle_buffer=50)
+    assert plan.repeats(0, (), Topology(*slots, batch_size)) == repeats

@@ -4,14 +4,22 @@ import json
 import resource
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from sfv.data.index import INDEX, TABLE, Shard, ShardError, ShardIndex, find_shards
 from sfv.data.schema import SchemaError, to_json
-from sfv.data.shards import Sample, read_samples, read_shard, sha256_of, write_shards
+from sfv.data.shards import (
+    Sample,
+    publish,
+    read_samples,
+    read_shard,
+    sha256_of,
+    write_shards,
+    write_tar,
+)
 from tests.data.make import latents_sample, make_meta, video_sample
 
 KEYS = ("a-000", "a-001", "a-002", "a-003", "a-004")
@@ -69,7 +77,7 @@ def test_the_table_leads_to_each_episode(index: ShardIndex) -> None:
     keys = []
     for shard, begin, end in zip(table.shard, table.begin, table.end, strict=True):
         content = (index.folder / index.shards[shard].name).read_bytes()[begin:end]
-        ((place, sample),) = read_samples(io.BytesIO(content), "part")
+        ((place, sample),) = read_samples(io.BytesIO(content), "part", len(content))
         assert place == 0
         keys.append(sample.meta.id)
     assert keys == list(KEYS)
@@ -253,3 +261,40 @@ def test_a_wrong_count_is_an_error(index: ShardIndex) -> None:
     shard = dataclasses.replace(index.shards[0], num_samples=3)
     with pytest.raises(ShardError, match=r"holds 2 episodes, index\.json says 3"):
         list(read_shard(index.folder / shard.name, shard))
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_publishing_that_ends_at_any_step_can_be_repeated(
+    step: int, index: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, folder = [latents_sample(key) for key in "bc"], index.folder
+    expected = write_shards(samples, tmp_path / "expected", "train", 1)
+    written = [write_tar([s], folder / f"train-{i:06d}.tar") for i, s in enumerate(samples)]
+    left = [step]
+
+    def ending(name: str) -> None:
+        change = getattr(Path, name)
+
+        def counted(path: Path, *args: object, **options: object) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return change(path, *args, **options)
+
+        monkeypatch.setattr(Path, name, counted)
+
+    ending("replace")
+    ending("unlink")
+    with suppress(KeyboardInterrupt):
+        publish(written, folder, "train")
+    monkeypatch.undo()
+    assert (left[0] < 0) == (step < 6), "six changes of the disk"
+    if (folder / INDEX).exists():
+        assert find_shards(folder).num_samples in (len(KEYS), 2)
+    publish(written, folder, "train")
+    assert find_shards(folder).shards == expected.shards
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        p.name for p in expected.folder.iterdir()
+    )
+    for path in expected.folder.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()

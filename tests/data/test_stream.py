@@ -17,7 +17,7 @@ from sfv.data.datamodule import EpisodeDataModule
 from sfv.data.index import ShardError, find_shards
 from sfv.data.plan import Topology
 from sfv.data.shards import write_shards
-from sfv.data.sources import PipeReader, ShardSource
+from sfv.data.sources import ShardSource
 from sfv.data.stream import BatchStream
 from tests.data.make import CHUNK, latents_sample
 
@@ -220,9 +220,47 @@ def test_webdataset_itself_reads_the_shards(folder: Path) -> None:
     assert {"json", "latents.npy"} <= set(found[0])
 
 
-def test_no_name_of_a_shard_reaches_a_shell(tmp_path):
-    reader = object.__new__(PipeReader)
-    reader.command, reader._open = f"pipe:echo {{shard}} > {tmp_path}/made", None
-    with pytest.raises(ShardError, match=r"characters that a shell may obey"):
-        reader._start("x; touch made.tar")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("bad", [[0, 1], [4], [2, 3, 10]])
+def test_a_run_stopped_beside_an_unreadable_batch_goes_on_as_if_it_had_not(
+    folder: Path, tmp_path: Path, bad: list[int]
+) -> None:
+    index = find_shards(folder)
+    for path in folder.iterdir():
+        content = bytearray(path.read_bytes())
+        for row in [i for i in bad if index.shards[index.table.shard[i]].name == path.name]:
+            content[content.index(b"\x93NUMPY", int(index.table.begin[row]))] = 0
+        (tmp_path / path.name).write_bytes(bytes(content))
+    settings = {"max_skipped_share": 1, "batch_size": 1, "shuffle_buffer": 1}
+    whole = make_stream(str(tmp_path), **settings)
+    expected = [keys([batch]) for batch in whole]
+    assert whole.skipped.windows == whole.skipped.repeats == sum(LENGTHS[i] - 1 for i in bad)
+    for stop in range(len(expected)):
+        first, second = (make_stream(str(tmp_path), **settings) for _ in range(2))
+        given = [keys([batch]) for batch in islice(first, stop)]
+        second.load_state_dict(first.state_dict())
+        assert given + [keys([batch]) for batch in second] == expected
+        assert second.skipped.repeats == whole.skipped.repeats
+
+
+def test_nothing_readable_at_all_is_an_error(folder: Path, tmp_path: Path) -> None:
+    stream = make_stream(str(damaged(folder, tmp_path, NUM_EPISODES)), max_skipped_share=1)
+    with pytest.raises(
+        ShardError, match=r"nothing of 64 batches can be read: .*unreadable latents"
+    ):
+        list(stream)
+
+
+def test_windows_that_come_twice_are_counted_and_told_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    streams = [make_stream(str(folder), ranks=4, rank=rank, batch_size=1) for rank in range(4)]
+    with caplog.at_level(logging.WARNING, logger="sfv.data"):
+        given = Counter(key for _ in range(2) for stream in streams for key in keys(stream))
+    repeats = -NUM_WINDOWS % 4
+    assert repeats and {stream.repeats for stream in streams} == {repeats}
+    assert given.total() == 2 * (NUM_WINDOWS + repeats)
+    (told,) = [r.getMessage() for r in caplog.records]
+    assert told.startswith(f"{repeats} of {NUM_WINDOWS} windows come twice in this epoch")
+    state = streams[0].state_dict()
+    del state["repeated_windows"]  # as an older version wrote it
+    streams[0].load_state_dict(state)

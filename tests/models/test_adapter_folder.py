@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from sfv.backbones.video_unet import VideoUNet
 from sfv.fast.temporal_lora import TemporalLoRA
-from sfv.rng import stream
 from sfv.models.adapter_folder import CONFIG, WEIGHTS, check_layers, moves_nothing, read_adapter
+from sfv.rng import stream
 
 
 @pytest.fixture(scope="module")

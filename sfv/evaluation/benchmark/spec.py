@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sfv.data.schema import EpisodeMeta
-from sfv.files import read_json
+from sfv.files import plain_name, read_json
 from sfv.yaml_file import read_yaml
 
 SPECS = Path(__file__).parent / "specs"
@@ -112,6 +112,14 @@ class Benchmark:
     objects: Sequence[ObjectMeasure] = ()
 
     def __post_init__(self) -> None:
+        for text, what in (
+            (self.name, "name"),
+            (self.split, "split"),
+            (self.collector, "collector"),
+        ):
+            plain_name(text, what)
+        for part in self.parts:
+            plain_name(part, "part")
         unknown = [name for name in self.objects if name not in get_args(ObjectMeasure)]
         if unknown:
             raise ValueError(f"objects: {unknown[0]!r}; allowed are {get_args(ObjectMeasure)}")

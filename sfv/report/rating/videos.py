@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfv.files import confined, is_hidden
+from sfv.files import confined, is_hidden, part_of_a_name
 from sfv.texts import find_file, read_lines, same_form
 
 ROLLOUT = "rollout.json"
@@ -85,7 +85,8 @@ def _of_rollout(folder: Path) -> list[Video]:
     made = []
     for row in content["rows"]:
         for name, _, _, actions in content["tasks"]:
-            path = find_file(folder, f"{name}-{row}.mp4")
+            file = part_of_a_name(f"{name}-{row}.mp4", f"{folder / ROLLOUT}: video")
+            path = find_file(folder, file)
             if path.exists():
                 system, real = f"{folder.resolve().name}/{row}", confined(path, folder)
                 made.append(Video(system, same_form(name), real, _hash(real), list(actions)))
