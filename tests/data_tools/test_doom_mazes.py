@@ -17,7 +17,6 @@ from data_tools.collect.doom_level import Array, Level, standing_places
 from data_tools.collect.doom_maze import (
     CELL_UNITS,
     CELLS,
-    LOOKS,
     WORDS,
     cells,
     centre,
