@@ -82,11 +82,13 @@ _CEILINGS: tuple[Colour, ...] = (
     (147, 147, 147),
 )
 
-_WALL = 64
-_TILE = 64
-"""Side of a floor's tile, map units; the engine draws floors of 2^n pixels only."""
+_SQUARE = 64
+"""Side of what a pattern is made of, map units and pixels; a wall is two of them high. Pictures are two
+squares wide and high: the engine draws floors of 2^n pixels only."""
 
 _PATTERNS = 5
+"""One tone, the second one below, in a band, in a stripe, in a checkerboard."""
+
 _WALLS = tuple(f"PW{hue:02d}{pattern}" for hue in range(len(_HUES)) for pattern in range(_PATTERNS))
 
 PLAIN = tuple(
@@ -105,34 +107,29 @@ def plain_lumps() -> list[Lump]:
 
 def _walls() -> Iterator[Lump]:
     names = iter(_WALLS)
-    for colour, second in _HUES:
-        for where in _patterns():
-            yield next(names), _png(np.where(where[..., None], second, colour))
-
-
-def _patterns() -> list[NDArray[np.bool_]]:
-    """Where a wall has its second tone: nowhere, below, in a band, in a stripe, in a checkerboard."""
-    row, column = np.indices((2 * _WALL, _WALL))  # rows: the whole height of a wall
-    half = _WALL // 2
-    return [
-        row < 0,
-        row >= _WALL,
-        abs(row - _WALL + 0.5) < half // 2,
-        column < half,
-        (row // half + column // half) % 2 == 0,
-    ]
+    row, column = np.indices((2 * _SQUARE, 2 * _SQUARE))
+    patterns = [row < 0, row >= _SQUARE, abs(row - _SQUARE + 0.5) < _SQUARE // 2]
+    patterns += [column < _SQUARE, _checkerboard()]
+    for tones in _HUES:
+        for pattern in patterns:
+            yield next(names), _png(pattern, tones)
 
 
 def _floors_and_ceilings() -> Iterator[Lump]:
-    row, column = np.indices((2 * _TILE, 2 * _TILE)) // _TILE
-    odd = ((row + column) % 2 == 1)[..., None]
-    for i, (colour, second) in enumerate(_FLOORS):
-        yield f"PF{i:02d}", _png(np.where(odd, second, colour))
-    for i, colour in enumerate(_CEILINGS):
-        yield f"PC{i:02d}", _png(np.broadcast_to(colour, (_WALL, _WALL, 3)))
+    for i, tones in enumerate(_FLOORS):
+        yield f"PF{i:02d}", _png(_checkerboard(), tones)
+    for i, tone in enumerate(_CEILINGS):
+        yield f"PC{i:02d}", _png(_checkerboard(), (tone, tone))
 
 
-def _png(picture: NDArray[np.int_]) -> bytes:
+def _checkerboard() -> NDArray[np.bool_]:
+    row, column = np.indices((2 * _SQUARE, 2 * _SQUARE)) // _SQUARE
+    return np.asarray(row != column)
+
+
+def _png(pattern: NDArray[np.bool_], tones: tuple[Colour, Colour]) -> bytes:
+    """A picture in the first tone, where the pattern holds in the second."""
     file = io.BytesIO()
-    Image.fromarray(picture.astype(np.uint8)).save(file, "PNG")
+    first, second = np.array(tones, dtype=np.uint8)
+    Image.fromarray(np.where(pattern[..., None], second, first)).save(file, "PNG")
     return file.getvalue()
