@@ -189,7 +189,8 @@ def _collect_one(settings: Settings, folder: Path, index: int, stage: Stage, maz
     episode, kind = settings.episode_id(index), settings.kind_of(index)
 
     def film(number: int) -> Mapping[str, Any]:
-        keys = (settings.split, kind, index, number)
+        # `beside` goes out as `return` does, so that the two differ on the way back alone
+        keys = (settings.split, "return" if kind == "beside" else kind, index, number)
         rng = np.random.default_rng(seed_of(settings.seed, "maze-walk", *keys))
         take = Take(
             episode,
