@@ -107,7 +107,8 @@ class Engine:
         """Put the player at a pose, also where only the heading is new: a warp settles the eye."""
         left = (pose.yaw - self.position()[3] + 180) % 360 - 180
         self.game.send_game_command(f"warp {round(pose.x)} {round(pose.y)}")
-        self.game.make_action([-left], 1)
+        self.game.set_action([-left])
+        self.game.advance_action(1, False)  # no picture of the first tic: half of the time
         self._wait(_TICS - 1)
 
     def position(self) -> list[float]:

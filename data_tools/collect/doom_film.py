@@ -1,6 +1,6 @@
 """From a planned Doom walk to an episode on disk: filmed, checked, put into words, written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,15 @@ import numpy as np
 from data_tools.collect.doom_engine import Engine, OffCourse
 from data_tools.collect.doom_level import Array, Level
 from data_tools.collect.doom_maze import WORDS
-from data_tools.collect.doom_walks import CHUNK_FRAMES, TURN_DEGREES, NoWay, Pose, Walk, revisits
+from data_tools.collect.doom_walks import (
+    CHUNK_FRAMES,
+    TURN_DEGREES,
+    NoRoomBeside,
+    NoWay,
+    Pose,
+    Walk,
+    revisits,
+)
 from data_tools.collect.pictures import revisit_psnr, shrink
 from data_tools.collect.runner import Skipped
 from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
@@ -52,6 +60,7 @@ class Take:
         same_again: drop walks that look different where they come back.
         language: how the actions are told.
         words: draws the words.
+        exact: drop walks that do not stand where planned, to the map unit; else one unit off passes.
     """
 
     episode: str
@@ -63,6 +72,7 @@ class Take:
     same_again: bool
     language: Language
     words: np.random.Generator
+    exact: bool = False
 
 
 @contextmanager
@@ -70,6 +80,8 @@ def skipping_bad_walks() -> Iterator[None]:
     """Turn what can go wrong with a walk into `Skipped`."""
     try:
         yield
+    except NoRoomBeside as error:
+        raise Skipped("no room beside the way out") from error
     except NoWay as error:
         raise Skipped("no way") from error
     except OffCourse as error:
@@ -87,6 +99,8 @@ def film_walk(take: Take, walk: Walk, stage: Stage, folder: Path) -> Mapping[str
         Skipped: the pictures are no good.
     """
     pictures, poses = stage.engine.film(walk.poses)
+    if take.exact:
+        _require_exact(walk.poses, poses)
     frames = shrink(pictures, take.size)
     pairs = revisits(walk.poses)
     psnr = revisit_psnr(frames, pairs)
@@ -94,9 +108,10 @@ def film_walk(take: Take, walk: Walk, stage: Stage, folder: Path) -> Mapping[str
         raise Skipped("too dark")
     if take.same_again and psnr and psnr[0] < MIN_RETURN_PSNR:
         raise Skipped("revisit looks different (flicker, animation)")
+    notes = walk.notes or (None,) * len(walk.actions)
     actions = [
-        Action(text, i * CHUNK_FRAMES, (i + 1) * CHUNK_FRAMES)
-        for i, text in enumerate(walk.actions)
+        Action(text, i * CHUNK_FRAMES, (i + 1) * CHUNK_FRAMES, note)
+        for i, (text, note) in enumerate(zip(walk.actions, notes, strict=True))
     ]
     meta = EpisodeMeta(
         id=take.episode,
@@ -117,6 +132,13 @@ def film_walk(take: Take, walk: Walk, stage: Stage, folder: Path) -> Mapping[str
     )
     write_episode(folder, meta, encode_mp4(frames, FPS))
     return {"return_psnr": psnr}
+
+
+def _require_exact(planned: Sequence[Pose], told: Sequence[tuple[float, ...]]) -> None:
+    """Check positions to the map unit, which is as fine as the engine places; yaws are checked there."""
+    for pose, (x, y, _, _) in zip(planned, told, strict=True):
+        if (x, y) != (round(pose.x), round(pose.y)):
+            raise OffCourse(f"asked for {pose}, got x={x} y={y}")
 
 
 def facts(walk: Walk, level: Level) -> list[dict[str, Any]]:

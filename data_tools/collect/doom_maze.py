@@ -1,7 +1,7 @@
 """Own mazes for ViZDoom: a grid of cells with doors, textures and things, written as a WAD (UDMF).
 
-A maze is decided by its number alone; the engine builds its own search tree of the level, so three
-lumps a level are enough. Wall textures and things are those of Freedoom: Phase 2.
+A maze is decided by its number and its style alone; the engine builds its own search tree of the
+level, so three lumps a level are enough. Things are those of Freedoom: Phase 2.
 """
 
 import struct
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_tools.collect.doom_level import Level, Line, Sector, level_from
+from data_tools.collect.doom_looks import LOOKS, TEXTURED, Look, Style, plain_lumps
 from sfv.rng import seed_of
 
 CELLS = 6
@@ -70,36 +71,6 @@ _PLAYER_START = 1
 
 
 @dataclass(frozen=True)
-class Look:
-    """Textures of a region: walls to choose from, floor, ceiling; heights in map units."""
-
-    walls: tuple[str, ...]
-    floor: str
-    ceiling: str
-    height: int = 128
-
-
-LOOKS = (
-    Look(("BRICK1", "BRICK10", "BIGBRIK1"), "FLOOR0_1", "CEIL1_1"),
-    Look(("BRICK11", "BRICK12", "BIGBRIK2"), "FLAT5_4", "CEIL3_5"),
-    Look(("STONE2", "STONE3", "STONE6"), "FLAT1", "F_SKY1", 160),
-    Look(("GSTONE1", "MARBLE1", "MARBLE2"), "DEM1_1", "FLAT10"),
-    Look(("METAL1", "METAL2", "SHAWN2"), "FLOOR0_3", "CEIL5_1"),
-    Look(("STARTAN3", "STARG3", "STARBR2"), "FLOOR4_8", "CEIL3_3"),
-    Look(("TEKWALL1", "TEKWALL4", "TEKWALL6"), "FLAT20", "TLITE6_1"),
-    Look(("TEKGREN1", "TEKGREN2", "SPACEW3"), "FLOOR3_3", "GRNLITE1"),
-    Look(("WOOD1", "WOOD3", "WOOD5"), "FLAT5_2", "FLAT5_5"),
-    Look(("PANEL1", "PANEL5", "PANBOOK"), "CEIL1_1", "FLAT22"),
-    Look(("ROCK1", "TANROCK2", "ASHWALL2"), "GRASS1", "F_SKY1", 160),
-    Look(("ZIMMER1", "ZIMMER2", "BSTONE1"), "GRASS2", "F_SKY1", 160),
-    Look(("REDWALL", "SP_HOT1", "BRICK5"), "FLOOR6_1", "FLAT2"),
-    Look(("CEMENT1", "CEMENT7", "GRAY7"), "FLOOR5_1", "CEIL5_2"),
-    Look(("BRONZE1", "BRONZE2", "BRONZE3"), "FLOOR7_1", "FLAT8"),
-    Look(("ICKWALL1", "ICKWALL3", "PIPEWAL2"), "FLAT19", "CEIL3_1"),
-)
-
-
-@dataclass(frozen=True)
 class Thing:
     """A decoration: its class in the engine and its place, map units."""
 
@@ -113,11 +84,12 @@ class Maze:
     """One maze.
 
     Args:
-        number: decides everything else.
+        number: decides everything else but the style.
         doors: pairs of neighbouring cells without a wall between them.
         things: decorations, at most one a cell.
-        looks: of the regions, in `LOOKS`; row by row.
+        looks: of the regions, in `LOOKS[style]`; row by row.
         lights: brightness of the regions, 0 to 255.
+        style: of walls, floors and ceilings.
     """
 
     number: int
@@ -125,6 +97,7 @@ class Maze:
     things: tuple[Thing, ...]
     looks: tuple[int, ...]
     lights: tuple[int, ...]
+    style: Style = "textured"
 
     @property
     def map_name(self) -> str:
@@ -136,7 +109,7 @@ class Maze:
         return [other for other in _beside(cell) if frozenset((cell, other)) in self.doors]
 
     def look(self, cell: Cell) -> Look:
-        return LOOKS[self.looks[_region(cell)]]
+        return LOOKS[self.style][self.looks[_region(cell)]]
 
     def level(self) -> Level:
         """What decides where one can stand."""
@@ -162,8 +135,11 @@ def centre(cell: Cell) -> tuple[int, int]:
     return (2 * cell[0] + 1) * CELL_UNITS // 2, (2 * cell[1] + 1) * CELL_UNITS // 2
 
 
-def make_maze(number: int) -> Maze:
-    """Make the maze with this number: a random spanning tree of the cells, then more doors."""
+def make_maze(number: int, style: Style = "textured") -> Maze:
+    """Make the maze with this number: a random spanning tree of the cells, then more doors.
+
+    Both styles have the same walls and lights; a plain maze keeps every second thing.
+    """
     rng = np.random.default_rng(seed_of(0, "doom-maze", number))
     doors = _tree(rng)
     for cell in cells():
@@ -179,9 +155,10 @@ def make_maze(number: int) -> Maze:
             kind = kinds[int(rng.integers(len(kinds)))]
             things.append(Thing(kind, x + int(aside[0]), y + int(aside[1])))
     regions = ((CELLS - 1) // _REGION + 1) ** 2
-    looks = tuple(int(i) for i in rng.permutation(len(LOOKS))[:regions])
+    looks = tuple(int(i) for i in rng.permutation(len(TEXTURED))[:regions])
     lights = tuple(int(i) for i in rng.choice([176, 192, 208, 232], regions))
-    return Maze(number, frozenset(doors), tuple(things), looks, lights)
+    kept = tuple(things[::2] if style == "plain" else things)
+    return Maze(number, frozenset(doors), kept, looks, lights, style)
 
 
 def _tree(rng: np.random.Generator) -> set[Door]:
@@ -222,16 +199,18 @@ def _region(cell: Cell) -> int:
 
 
 def wad(mazes: Sequence[Maze]) -> bytes:
-    """A WAD of mazes: the sky, per level a marker, its text and an end marker; then the directory."""
+    """A WAD: the sky, the plain pictures if needed, per level a marker, text, end; the directory."""
     lumps = [("ZMAPINFO", b'defaultmap { sky1 = "SKY1" }')]
+    if any(maze.style == "plain" for maze in mazes):
+        lumps += plain_lumps()
     for maze in mazes:
         lumps += [(maze.map_name, b""), ("TEXTMAP", udmf(maze).encode()), ("ENDMAP", b"")]
-    data, directory, offset = b"", b"", 12
+    directory, end = [], 12
     for name, content in lumps:
-        place = struct.pack("<ii8s", offset + len(data), len(content), name.encode())
-        directory += place
-        data += content
-    return struct.pack("<4sii", b"PWAD", len(lumps), offset + len(data)) + data + directory
+        directory.append(struct.pack("<ii8s", end, len(content), name.encode()))
+        end += len(content)
+    header = struct.pack("<4sii", b"PWAD", len(lumps), end)
+    return b"".join([header, *(content for _, content in lumps), *directory])
 
 
 def udmf(maze: Maze) -> str:

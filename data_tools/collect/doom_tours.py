@@ -4,23 +4,31 @@ Each begins with one chunk of "walk forward" as context; the poses that come aga
 """
 
 from collections import deque
+from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 
 from data_tools.collect.doom_level import Array, Level
 from data_tools.collect.doom_maze import CELL_UNITS, Cell, Maze, cells, centre
 from data_tools.collect.doom_walks import (
+    ACTIONS,
     CHUNK_FRAMES,
     STEP_UNITS,
     TURN_DEGREES,
+    NoRoomBeside,
     NoWay,
     Pose,
     Walk,
     explore,
     find_start,
     move,
+    there_and_back,
 )
 from sfv.data.schema import reverse_action
+
+TURN_QUANTUM = 360 / 512
+"""Degrees; its eighth is a multiple of 360/65536, so that the engine turns by it exactly."""
 
 _TURNS = ("turn left", "turn right")
 _HALF_TURN = round(180 / TURN_DEGREES) // CHUNK_FRAMES
@@ -60,7 +68,7 @@ def round_trip(level: Level, places: Array, rng: np.random.Generator, num_chunks
     if num_chunks < 11 or num_chunks % 2 == 0:
         raise ValueError(f"a round trip has 2n+9 chunks: {num_chunks} has to be odd, >= 11")
     count = (num_chunks - 1) // 2 - _HALF_TURN
-    out = explore(level, places, rng, count + 1, ("walk forward", *_TURNS), undo=False)
+    out = explore(level, places, rng, count + 1, ("walk forward", *_TURNS), undo=0)
     turn = _TURNS[int(rng.integers(2))]
     there = walk_along(out.poses[-1], [turn] * _HALF_TURN)
     actions = [a if a == "walk forward" else reverse_action(a) for a in out.actions[:0:-1]]
@@ -73,6 +81,76 @@ def round_trip(level: Level, places: Array, rng: np.random.Generator, num_chunks
         out.actions + there.actions + tuple(actions) + here.actions,
         out.poses + there.poses + poses + here.poses,
     )
+
+
+@dataclass(frozen=True)
+class Offset:
+    """How far beside the way out the way back is.
+
+    Args:
+        shift: to the left of the way out's heading, map units; negative: to the right.
+        turn: counter-clockwise from that heading, degrees, a multiple of `TURN_QUANTUM`.
+    """
+
+    shift: int
+    turn: float
+
+
+def draw_offset(
+    rng: np.random.Generator, shift: tuple[int, int], turn: tuple[float, float]
+) -> Offset:
+    """Draw a shift, a turn or both (a third of the walks each), to either side.
+
+    Args:
+        rng: every draw comes from here.
+        shift: least and greatest, map units; (0, 0): only turns are drawn.
+        turn: least and greatest, degrees; (0, 0): only shifts are drawn.
+    """
+    wanted = int(rng.integers(3))
+    sides = [1 - 2 * int(side) for side in rng.integers(2, size=2)]
+    units = int(rng.integers(shift[0], shift[1] + 1))
+    quanta = int(rng.integers(*turn_range(turn)))
+    if shift[1] and turn[1]:
+        units, quanta = units * (wanted != 1), quanta * (wanted != 0)
+    return Offset(sides[0] * units, sides[1] * quanta * TURN_QUANTUM)
+
+
+def turn_range(turn: tuple[float, float]) -> tuple[int, int]:
+    """Multiples of `TURN_QUANTUM` between two angles: the first, and one past the last."""
+    return ceil(turn[0] / TURN_QUANTUM), floor(turn[1] / TURN_QUANTUM) + 1
+
+
+def beside(
+    level: Level, places: Array, rng: np.random.Generator, num_chunks: int, offset: Offset
+) -> Walk:
+    """Walk out as `there_and_back` does, and back on a lane beside the way out.
+
+    Frame k of the way back stands `offset` from the frame of the way out that it passes, seen from
+    that frame; the first chunk back moves over, an eighth a frame. Shifts are whole map units along
+    each axis, as the engine places; the actions are those of `there_and_back`.
+
+    Raises:
+        ValueError: no such length.
+        NoWay: the start has no room, or (`NoRoomBeside`) the way back has none.
+    """
+    walk = there_and_back(level, places, rng, num_chunks, ACTIONS[:4])
+    out = CHUNK_FRAMES * (num_chunks // 2 + 1)
+    back = tuple(
+        _aside(pose, offset, min(1.0, i / CHUNK_FRAMES))
+        for i, pose in enumerate(walk.poses[out:], 1)
+    )
+    if not level.clear(np.array([(pose.x, pose.y) for pose in back])).all():
+        raise NoRoomBeside("a wall or a thing is less than the clearance away from the way back")
+    note = {"shift": offset.shift, "turn": offset.turn}
+    notes = (None,) * (num_chunks // 2 + 1) + (note,) * (num_chunks // 2)
+    return Walk(walk.actions, walk.poses[:out] + back, notes)
+
+
+def _aside(pose: Pose, offset: Offset, share: float) -> Pose:
+    heading, way = np.radians(pose.yaw), offset.shift * share
+    x = round(pose.x) - round(way * float(np.sin(heading)))
+    y = round(pose.y) + round(way * float(np.cos(heading)))
+    return Pose(float(x), float(y), (pose.yaw + offset.turn * share) % 360)
 
 
 def around_a_block(maze: Maze, rng: np.random.Generator, num_chunks: int) -> Walk:

@@ -4,7 +4,7 @@ A walk begins at a start pose; frame j is what is seen after frame j-1's pose wa
 action of frame j's own chunk. So undoing chunks in reverse order passes every earlier pose exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ CHUNK_FRAMES = 8
 TURN_DEGREES = 5.625
 """Turn a frame; a multiple of 360/65536, so that turning back is exact."""
 
+_YAWS = 65536
+"""Headings that the engine tells apart."""
+
 STEP_UNITS = 12.0
 """Way a frame, map units (about 0.35 m)."""
 
@@ -28,7 +31,7 @@ _TURNS = {"turn left": 1, "turn right": -1}
 _MOVES = {"walk forward": 0.0, "step left": 90.0, "walk backward": 180.0, "step right": 270.0}
 _WEIGHTS = {"walk forward": 6.0, "walk backward": 1.0, "step left": 1.0, "step right": 1.0}
 _TURN_WEIGHT = 1.0
-_UNDO_CHANCE = 0.15
+UNDO_CHANCE = 0.15
 _ROUND_CHANCE = 0.04
 _MAX_UNDO = 6
 
@@ -44,14 +47,25 @@ class Pose:
 
 @dataclass(frozen=True)
 class Walk:
-    """One action a chunk and one pose a frame (before the engine adds the floor's height)."""
+    """One action a chunk and one pose a frame (before the engine adds the floor's height).
+
+    Args:
+        actions: one a chunk.
+        poses: one a frame.
+        notes: what else is known of each action, for its `raw`; empty where there is nothing.
+    """
 
     actions: tuple[str, ...]
     poses: tuple[Pose, ...]
+    notes: tuple[Mapping[str, float] | None, ...] = ()
 
 
 class NoWay(Exception):
     """No walk was found from this start; try another start."""
+
+
+class NoRoomBeside(NoWay):
+    """A wall or a thing stands beside this way; try another one."""
 
 
 def move(pose: Pose, action: str) -> list[Pose]:
@@ -71,7 +85,7 @@ def explore(
     rng: np.random.Generator,
     num_chunks: int,
     actions: Sequence[str],
-    undo: bool = True,
+    undo: float = UNDO_CHANCE,
 ) -> Walk:
     """A random walk that prefers open views.
 
@@ -81,8 +95,8 @@ def explore(
         rng: every draw comes from here.
         num_chunks: length.
         actions: allowed actions, a subset of `ACTIONS`.
-        undo: now and then take back the last chunks one by one, or turn once around, so that
-            places come back that have left the context.
+        undo: chance before each chunk to take back the last ones one by one; now and then it turns
+            once around, too, so that places come back that have left the context. 0: neither.
 
     Raises:
         NoWay: the start has no room.
@@ -94,7 +108,7 @@ def explore(
     while len(done) < num_chunks:
         here = poses[-1] if poses else start
         if undo and not plan:
-            plan = _memory_plan(done, rng)
+            plan = _memory_plan(done, rng, undo)
         action = plan.pop(0) if plan else _choose(level, here, done, rng, actions)
         done.append(action)
         poses += move(here, action)
@@ -109,7 +123,7 @@ def there_and_back(
         raise ValueError(
             f"a return walk has n+1 chunks out and n back: chunks {num_chunks} has to be odd, >= 3"
         )
-    out = explore(level, places, rng, num_chunks // 2 + 1, actions, undo=False)
+    out = explore(level, places, rng, num_chunks // 2 + 1, actions, undo=0)
     back = tuple(reverse_action(action) for action in reversed(out.actions[1:]))
     returning = out.poses[-2 : CHUNK_FRAMES - 2 : -1]
     return Walk(out.actions + back, out.poses + returning)
@@ -120,7 +134,7 @@ def revisits(poses: Sequence[Pose]) -> list[tuple[int, int]]:
     first: dict[tuple[int, int, int], int] = {}
     pairs = []
     for frame, pose in enumerate(poses):
-        key = (round(pose.x), round(pose.y), round(pose.yaw / TURN_DEGREES) % 64)
+        key = (round(pose.x), round(pose.y), round(pose.yaw * _YAWS / 360) % _YAWS)
         earlier = first.setdefault(key, frame)
         if earlier < frame:
             pairs.append((earlier, frame))
@@ -141,10 +155,10 @@ def find_start(level: Level, places: Array, rng: np.random.Generator) -> Pose:
     raise NoWay("no start with an open view")
 
 
-def _memory_plan(done: list[str], rng: np.random.Generator) -> list[str]:
+def _memory_plan(done: list[str], rng: np.random.Generator, undo: float) -> list[str]:
     """Sometimes: reverse actions of the last chunks, or the eight turns of a full circle."""
     draw = rng.random()
-    if len(done) >= 2 and draw < _UNDO_CHANCE:
+    if len(done) >= 2 and draw < undo:
         count = int(rng.integers(1, min(_MAX_UNDO, len(done)) + 1))
         return [reverse_action(action) for action in reversed(done[-count:])]
     if draw > 1 - _ROUND_CHANCE:

@@ -73,7 +73,7 @@ def _task(world: DoomWorld, name: str, index: int, seed: int, chunks: int) -> Ta
     for attempt in range(_DRAWS):
         rng = np.random.default_rng(seed_of(seed, "plan-doom", chunks, index, attempt))
         try:
-            walk = explore(level, places, rng, chunks + 1, _OUT, undo=False)
+            walk = explore(level, places, rng, chunks + 1, _OUT, undo=0)
         except NoWay:
             continue
         route = _route(walk, level, chunks, named=attempt < _WITH_LANDMARKS)

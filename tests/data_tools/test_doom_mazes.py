@@ -14,10 +14,10 @@ from data_tools.collect import doom_mazes
 from data_tools.collect.doom_engine import Engine, open_engine
 from data_tools.collect.doom_film import Stage, landmark
 from data_tools.collect.doom_level import Array, Level, standing_places
+from data_tools.collect.doom_looks import TEXTURED
 from data_tools.collect.doom_maze import (
     CELL_UNITS,
     CELLS,
-    LOOKS,
     WORDS,
     cells,
     centre,
@@ -25,7 +25,7 @@ from data_tools.collect.doom_maze import (
     udmf,
     wad,
 )
-from data_tools.collect.doom_tours import around_a_block, round_trip, turn_around
+from data_tools.collect.doom_tours import Offset, around_a_block, round_trip, turn_around
 from data_tools.collect.doom_walks import CHUNK_FRAMES, Pose, Walk, move, revisits
 from data_tools.collect.runner import collect
 from data_tools.collect.scenes import LAST_DIGITS
@@ -116,7 +116,7 @@ def test_the_textures_are_in_freedoom() -> None:
     (number,) = struct.unpack("<i", table[:4])
     places = struct.unpack(f"<{number}i", table[4 : 4 + 4 * number])
     walls = {table[place : place + 8].rstrip(b"\0").decode() for place in places}
-    for look in LOOKS:
+    for look in TEXTURED:
         assert set(look.walls) <= walls and {look.floor, look.ceiling} <= flats
         assert len(set(look.walls)) == 3
 
@@ -251,10 +251,10 @@ def test_settings_that_do_not_fit_are_refused(changes: dict, message: str) -> No
         dataclasses.replace(LOOP, **changes)
 
 
-@pytest.mark.parametrize("kind", ["explore", "return", "turn360", "round-trip", "loop"])
+@pytest.mark.parametrize("kind", ["explore", "wander", "return", "turn360", "round-trip", "loop"])
 def test_every_kind_of_walk_has_exact_revisits(kind, ground: tuple[Level, Array]) -> None:
     level, places = ground
     stage = Stage(None, level, places)
-    walk = doom_mazes.plan(kind, 27, stage, MAZE, generator(5))
+    walk = doom_mazes.plan(kind, 27, stage, MAZE, generator(5), Offset(0, 0.0))
     assert len(walk.actions) == 27 and follows(walk)
     assert revisits(walk.poses)
