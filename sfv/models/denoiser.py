@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet3DConditionModel
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from sfv.diffusion.schedule import NoiseSchedule
@@ -117,7 +117,7 @@ class VideoUNet(nn.Module):
     def forward(
         self,
         latents: Float[Tensor, "b c t h w"],
-        timestep: Int[Tensor, " b"],
+        timestep: Real[Tensor, " b"],
         text: Float[Tensor, "b n d"],
         num_context: int,
     ) -> Float[Tensor, "b c t h w"]:
