@@ -100,8 +100,8 @@ def fresh(
         key_size: D.
         value_size: c·h·w.
         ridge: λ: the larger, the closer r stays to 0 and the more evenly noise is averaged out. A tensor
-            may be learned. After 2,000 frames, W in float32 was within 1e-4 of its exact size for λ = 0.01
-            and 0.001, but within 1e-3 to 1e-2 only for 0.0001.
+            may be learned. After 2,000 frames what float32 reads was off by 2e-5 to 1e-4 of its size for
+            λ = 0.01, by up to 1e-3 for 0.001 and 2e-2 for 0.0001.
         device: of the tensors.
 
     Raises:
@@ -150,7 +150,7 @@ def write(
         surprise = frames - mean[:, None] - keys @ state.weights
         covariance = state.covariance - gain @ seen.mT
         return AddressedState(
-            weights=state.weights + gain @ surprise,
+            weights=torch.baddbmm(state.weights, gain, surprise),
             covariance=(covariance + covariance.mT) / 2,
             ridge=state.ridge,
             mean=mean,
