@@ -7,7 +7,7 @@ trained model take it once you trust it: `SFV_TRUST=examples.own_backbone.FrameT
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,7 +80,7 @@ class FrameTransformer(Backbone):
     def forward(
         self,
         latents: Float[Tensor, "b c t h w"],
-        timestep: Int[Tensor, " b"],
+        timestep: Real[Tensor, " b"],
         text: Float[Tensor, "b n d"],
         num_context: int,
     ) -> Float[Tensor, "b c t h w"]:

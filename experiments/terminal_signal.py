@@ -58,7 +58,7 @@ def first_guesses(
 ) -> dict[str, Latents]:
     """The clean frames that the denoiser finds in each start at T-1."""
     schedule, still = world.schedule, context[:, :, -1:].expand_as(truth)
-    last = torch.full((len(truth),), schedule.num_train_timesteps - 1)
+    last = torch.full((len(truth),), schedule.last_timestep)
     starts = {"truth": schedule.add_noise(truth, noise, last)}
     for name in ("context", "noise"):
         starts[name] = starting_point(name, context, noise, schedule)
@@ -101,7 +101,7 @@ def terminal_signal(
     world = WorldModel.load(model)
     chosen = load_episodes(episodes, world, num_episodes)
     scores = [measure(world, episode, seed) for episode in chosen]
-    kept = float(world.schedule.alphas_cumprod()[-1]) ** 0.5
+    kept = world.schedule.coefficients(torch.tensor([world.schedule.last_timestep]))[0].item()
     print(
         f"{model} (Φ {world.fingerprint()}), {len(chosen)} episodes, seed {seed}: √ᾱ = {kept:.3f}"
     )

@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 
 Precision = Literal["32", "bf16"]
@@ -33,7 +33,7 @@ LoRATargets = Literal["temporal", "attention", "all"]
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A network that sees clean context frames and noised frames and predicts noise (or v)."""
+    """A network that sees clean context frames and noised frames and predicts noise (or v, or the flow)."""
 
     latent_channels: int
     text_dim: int
@@ -41,7 +41,7 @@ class Denoiser(Protocol):
     def __call__(
         self,
         latents: Float[Tensor, "b c t h w"],
-        timestep: Int[Tensor, " b"],
+        timestep: Real[Tensor, " b"],
         text: Float[Tensor, "b n d"],
         num_context: int,
     ) -> Float[Tensor, "b c t h w"]:
@@ -49,7 +49,8 @@ class Denoiser(Protocol):
 
         Args:
             latents: the first `num_context` frames are clean, the others carry noise of level `timestep`.
-            timestep: diffusion timestep, one a sample.
+            timestep: diffusion timestep, one a sample: a whole number from 0 to T-1, for flow a real one
+                above 0 up to T.
             text: token states of the action.
             num_context: f_p, how many leading frames are clean; 0 when all are noised.
         """

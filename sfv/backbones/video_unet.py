@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import UNet3DConditionModel
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from sfv.backbones.base import Backbone, require_no_fast_weights
@@ -247,7 +247,7 @@ class VideoUNet(Backbone):
     def forward(
         self,
         latents: Float[Tensor, "b c t h w"],
-        timestep: Int[Tensor, " b"],
+        timestep: Real[Tensor, " b"],
         text: Float[Tensor, "b n d"],
         num_context: int,
     ) -> Float[Tensor, "b c t h w"]:

@@ -1,7 +1,7 @@
 """What the slow and the fast learner minimise (docs/method.md, sections 1 and 3)."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from sfv.diffusion.schedule import NoiseSchedule
@@ -11,7 +11,7 @@ from sfv.types import Denoiser
 def noise_targets(
     latents: Float[Tensor, "b c t h w"],
     noise: Float[Tensor, "b c t h w"],
-    timestep: Int[Tensor, " b"],
+    timestep: Real[Tensor, " b"],
     num_context: int,
     schedule: NoiseSchedule,
 ) -> Float[Tensor, "b c t h w"]:
@@ -56,12 +56,36 @@ def noise_context(
     return torch.cat([context, latents[:, :, num_context:]], dim=2)
 
 
+def with_offset(
+    noise: Float[Tensor, "b c t h w"], strength: float, generator: torch.Generator
+) -> Float[Tensor, "b c t h w"]:
+    """Offset noise: ε moves whole channels of a sample, so that the denoiser learns to set brightness.
+
+    ε' = ε + strength · o, with o standard normal, one a sample and channel and the same in all frames. Not
+    in the paper. Where the last timestep keeps some signal, plain ε hardly changes a channel's mean, so the
+    mean is read off the noised frames (Guttenberg, 2023, "Diffusion with offset noise"; DIAMOND, arXiv
+    2405.12399). Zero terminal SNR and flow leave no signal there to read.
+
+    Args:
+        noise: ε, standard normal.
+        strength: 0 is off, the default everywhere; 0.1 is usual, DIAMOND takes 0.3.
+        generator: on the CPU.
+
+    Raises:
+        ValueError: the strength is below 0.
+    """
+    if not 0 <= strength < float("inf"):
+        raise ValueError(f"strength of the offset noise is {strength}; allowed: 0 (off) and above")
+    offset = torch.randn(*noise.shape[:2], 1, 1, 1, generator=generator)
+    return noise + strength * offset.to(noise)
+
+
 def masked_conditional_loss(
     denoiser: Denoiser,
     latents: Float[Tensor, "b c t h w"],
     text: Float[Tensor, "b n d"],
     noise: Float[Tensor, "b c t h w"],
-    timestep: Int[Tensor, " b"],
+    timestep: Real[Tensor, " b"],
     num_context: int,
     schedule: NoiseSchedule,
 ) -> Float[Tensor, " b"]:
@@ -74,7 +98,7 @@ def masked_conditional_loss(
         noise: ε; the part under the context frames is not used.
         timestep: t, one a sample.
         num_context: f_p; 0 noises and supervises every frame.
-        schedule: ᾱ and the prediction type.
+        schedule: how frames are noised and what is predicted: ε, v or flow.
 
     Raises:
         ValueError: if no frame is left to generate.
@@ -91,7 +115,7 @@ def all_frames_loss(
     latents: Float[Tensor, "b c t h w"],
     text: Float[Tensor, "b n d"],
     noise: Float[Tensor, "b c t h w"],
-    timestep: Int[Tensor, " b"],
+    timestep: Real[Tensor, " b"],
     schedule: NoiseSchedule,
 ) -> Float[Tensor, " b"]:
     """The fast learner's local rule (eq. 3), per sample: every frame noised and supervised.
@@ -113,8 +137,8 @@ def draw_timesteps(
     generator: torch.Generator,
     low: float = 0.0,
     high: float = 1.0,
-) -> Int[Tensor, " b"]:
-    """Draw t uniformly from a part of the schedule.
+) -> Real[Tensor, " b"]:
+    """Draw t uniformly from a part of the schedule (for flow: s uniformly, before its shift).
 
     Args:
         num: how many, one a sample.
@@ -133,7 +157,8 @@ def draw_timesteps(
             f"timestep range low={low}, high={high} must satisfy 0 <= low < high <= 1 and hold at "
             f"least one of the {total} timesteps"
         )
-    return torch.randint(first, end, (num,), generator=generator, device=generator.device)
+    index = torch.randint(first, end, (num,), generator=generator, device=generator.device)
+    return schedule.timestep_at(index)
 
 
 def _check_context(num_context: int, num_frames: int) -> None:

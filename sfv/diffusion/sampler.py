@@ -39,7 +39,8 @@ class SamplerSettings:
     """How chunks are sampled.
 
     Args:
-        name: DDIM (deterministic) or DPM-Solver++ (second order: good from about 15 steps).
+        name: DDIM (deterministic) or DPM-Solver++ (second order: good from about 15 steps). On flow DDIM is
+            Euler's rule (`sfv.diffusion.flow.FlowEuler`).
         num_inference_steps: denoiser calls a chunk.
         guidance_scale: classifier-free guidance; 1 means none, and costs no second forward pass.
         start: what new frames are sampled from. `noise` is pure noise (the paper's). But a schedule without
@@ -72,14 +73,14 @@ class SamplingStep:
 
     Args:
         step_idx: its place, from 0.
-        timestep: t, the noise level that it began at.
+        timestep: t, the noise level that it began at; a whole number but for flow.
         noisy: the new frames before it, as the denoiser saw them.
         prediction: of the denoiser for them, after guidance.
         latents: all frames after it, context in front.
     """
 
     step_idx: int
-    timestep: int
+    timestep: int | float
     noisy: Float[Tensor, "b c g h w"]
     prediction: Float[Tensor, "b c g h w"]
     latents: Float[Tensor, "b c t h w"]
@@ -101,11 +102,11 @@ def starting_point(
         start: see `SamplerSettings`.
         context: clean latents, the newest frame last.
         noise: standard normal.
-        schedule: gives √ᾱ of T-1; 0 with zero terminal SNR, where both starts are the same.
+        schedule: gives √ᾱ of T-1; 0 with zero terminal SNR and for flow, where both starts are the same.
     """
     if start == "noise":
         return noise
-    last = torch.full(noise.shape[:1], schedule.num_train_timesteps - 1, device=noise.device)
+    last = torch.full(noise.shape[:1], schedule.last_timestep, device=noise.device)
     return schedule.add_noise(context[:, :, -1:].expand_as(noise), noise, last)
 
 
@@ -151,14 +152,13 @@ def sample_chunk(
     scheduler.set_timesteps(scheduler.num_inference_steps)
     new = noise * scheduler.init_noise_sigma
     for step_idx, timestep in enumerate(scheduler.timesteps):
+        level = timestep.item()
         scaled = scheduler.scale_model_input(new, timestep)
-        prediction = _predict(
-            denoiser, context, scaled, int(timestep), text, null_text, guidance_scale
-        )
+        prediction = _predict(denoiser, context, scaled, level, text, null_text, guidance_scale)
         new = scheduler.step(prediction.to(new.dtype), timestep, new, return_dict=False)[0]
         if on_step is not None:
             latents = torch.cat([context, new], dim=2)
-            on_step(SamplingStep(step_idx, int(timestep), scaled, prediction, latents))
+            on_step(SamplingStep(step_idx, level, scaled, prediction, latents))
     return new
 
 
@@ -166,7 +166,7 @@ def _predict(
     denoiser: Denoiser,
     context: Float[Tensor, "b c p h w"],
     new: Float[Tensor, "b c g h w"],
-    timestep: int,
+    timestep: int | float,
     text: Float[Tensor, "b n d"],
     null_text: Float[Tensor, "b n d"],
     guidance_scale: float,

@@ -156,7 +156,10 @@ class Plan:
             learner.denoiser.use_stock_layers()
             _norms_in_float32(learner)
             _use_foreach(learner)
-        learner.schedule.alphas_cumprod()  # cached: it must not be computed first where nothing is real
+        first = torch.zeros(1, dtype=torch.long)
+        learner.schedule.coefficients(
+            first
+        )  # cached: not to be computed first where nothing is real
         return learner  # type: ignore[no-any-return]
 
     def callbacks(self) -> list[pl.Callback]:

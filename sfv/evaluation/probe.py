@@ -155,4 +155,5 @@ def _levels(learner: FastLearner, num: int) -> Tensor:
     low, high = learner.settings.low, learner.settings.high
     steps = learner.schedule.num_train_timesteps
     shares = [low + (high - low) * (i + 0.5) / num for i in range(num)]
-    return torch.tensor([min(steps - 1, round(share * steps)) for share in shares])
+    places = torch.tensor([min(steps - 1, round(share * steps)) for share in shares])
+    return learner.schedule.timestep_at(places)

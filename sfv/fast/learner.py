@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from sfv import rng
@@ -340,7 +340,7 @@ class FastLearner:
         latents: Float[Tensor, "e n c t h w"],
         actions: Sequence[str],
         noise: Float[Tensor, "e n c t h w"],
-        timestep: Int[Tensor, "e n"],
+        timestep: Real[Tensor, "e n"],
     ) -> Float[Tensor, "e n"]:
         """The rule's loss of each draw; an action serves equally many draws."""
         shape, rule = latents.shape[:2], self.rule

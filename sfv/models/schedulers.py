@@ -1,7 +1,8 @@
-"""diffusers' samplers, set up from our noise schedule."""
+"""Samplers, set up from our noise schedule: diffusers', and Euler's for flow."""
 
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from sfv.diffusion.flow import FlowEuler
 from sfv.diffusion.sampler import SamplerName, Scheduler
 from sfv.diffusion.schedule import NoiseSchedule
 
@@ -27,6 +28,8 @@ def make_scheduler(
             f"num_inference_steps is {num_inference_steps}; it must be from 1 to the schedule's "
             f"num_train_timesteps, {schedule.num_train_timesteps}"
         )
+    if schedule.is_flow:
+        return _flow_scheduler(schedule, name, num_inference_steps)
     config = {
         "num_train_timesteps": schedule.num_train_timesteps,
         "beta_start": schedule.beta_start,
@@ -44,3 +47,21 @@ def make_scheduler(
             scheduler = DPMSolverMultistepScheduler(**config, algorithm_type="dpmsolver++")
     scheduler.set_timesteps(num_inference_steps)
     return scheduler
+
+
+def _flow_scheduler(
+    schedule: NoiseSchedule, name: SamplerName, num_inference_steps: int
+) -> Scheduler:
+    match name:
+        case "ddim":
+            return FlowEuler(schedule.num_train_timesteps, schedule.shift, num_inference_steps)
+        case "dpmsolver++":
+            scheduler: Scheduler = DPMSolverMultistepScheduler(
+                num_train_timesteps=schedule.num_train_timesteps,
+                prediction_type="flow_prediction",
+                use_flow_sigmas=True,
+                flow_shift=schedule.shift,
+                algorithm_type="dpmsolver++",
+            )
+            scheduler.set_timesteps(num_inference_steps)
+            return scheduler

@@ -30,7 +30,7 @@ _SCHEDULE = {
 
 _CHOICES = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
-    "prediction_type": ("epsilon", "v_prediction"),
+    "prediction_type": ("epsilon", "v_prediction", "flow_prediction"),
 }
 
 
@@ -107,6 +107,8 @@ def schedule_of(folder: Path) -> NoiseSchedule | None:
         config = json.loads(path.read_bytes())
         if config.get("trained_betas") is not None:
             raise ValueError("trained_betas is given, which sfv does not read")
+        if _is_flow(config):
+            return _flow_schedule(config)
         values = {name: config.get(name, default) for name, default in _SCHEDULE.items()}
         values["zero_terminal_snr"] = values.pop("rescale_betas_zero_snr")
         for name, allowed in _CHOICES.items():
@@ -153,6 +155,25 @@ def _instead(folder: Path, part: str) -> str:
             "one variant alone, which is loaded then"
         )
     return ""
+
+
+def _is_flow(config: Any) -> bool:
+    """Schedulers made for flow say it by their class, the others by what is predicted."""
+    made_for_it = str(config.get("_class_name", "")).startswith("FlowMatch")
+    return made_for_it or config.get("prediction_type") == "flow_prediction"
+
+
+def _flow_schedule(config: Any) -> NoiseSchedule:
+    """Flow with a fixed shift of its levels.
+
+    Raises:
+        ValueError: the shift depends on the size of the frames.
+    """
+    if config.get("use_dynamic_shifting"):
+        raise ValueError("use_dynamic_shifting is true; sfv knows flow with a fixed shift")
+    shift = float(config.get("shift", config.get("flow_shift", 1.0)))
+    num_train_timesteps = config.get("num_train_timesteps", _SCHEDULE["num_train_timesteps"])
+    return NoiseSchedule(num_train_timesteps, prediction_type="flow_prediction", shift=shift)
 
 
 def load_whole(kind: Any, folder: Path, **options: bool) -> Any:

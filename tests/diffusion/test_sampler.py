@@ -49,9 +49,12 @@ def predict(denoiser, inputs, new, t, scale):
     return without + scale * (with_text - without)
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_ddim_equals_the_formula_step_by_step(denoiser, inputs, prediction_type):
-    schedule = NoiseSchedule(prediction_type=prediction_type)
+@pytest.mark.parametrize(
+    ("prediction_type", "zero_snr"),
+    [("epsilon", False), ("v_prediction", False), ("v_prediction", True)],
+)
+def test_ddim_equals_the_formula_step_by_step(denoiser, inputs, prediction_type, zero_snr):
+    schedule = NoiseSchedule(prediction_type=prediction_type, zero_terminal_snr=zero_snr)
     kept = schedule.alphas_cumprod()
     new = inputs["noise"]
     for t, previous in [(999, 799), (799, 599), (599, 399), (399, 199), (199, None)]:

@@ -91,6 +91,17 @@ def test_a_perfect_prediction_gives_back_noise_and_clean_latents(prediction_type
     torch.testing.assert_close(found, latents, rtol=0, atol=1e-4)
 
 
+def test_v_at_the_timestep_without_signal_is_minus_the_clean_latents():
+    """There √ᾱ = 0: the input is ε alone, so v = -z_0 is all that is asked, and ε is the input."""
+    schedule = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
+    latents, noise, _ = drawn("terminal")
+    last = torch.full((len(latents),), schedule.last_timestep)
+    assert torch.equal(schedule.add_noise(latents, noise, last), noise)
+    assert torch.equal(schedule.target(latents, noise, last), -latents)
+    assert torch.equal(schedule.to_clean(-latents, noise, last), latents)
+    assert torch.equal(schedule.to_noise(-latents, noise, last), noise)
+
+
 def test_alphas_cumprod_are_computed_once():
     assert NoiseSchedule().alphas_cumprod() is NoiseSchedule().alphas_cumprod()
     other = NoiseSchedule(beta_end=0.02).alphas_cumprod()

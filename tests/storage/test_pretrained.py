@@ -122,6 +122,35 @@ def test_a_scheduler_with_what_we_cannot_do_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3}, (1000, 3.0)),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, (1000, 1.0)),
+        (
+            {
+                "_class_name": "UniPCMultistepScheduler",
+                "prediction_type": "flow_prediction",
+                "flow_shift": 5.0,
+                "num_train_timesteps": 500,
+            },
+            (500, 5.0),
+        ),
+    ],
+)
+def test_a_scheduler_of_flow_is_read_as_flow(tmp_path, config, expected):
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(config))
+    num, shift = expected
+    assert schedule_of(tmp_path) == NoiseSchedule(
+        num, prediction_type="flow_prediction", shift=shift
+    )
+    path.write_text(json.dumps({**config, "use_dynamic_shifting": True}))
+    with pytest.raises(ValueError, match="sfv knows flow with a fixed shift"):
+        schedule_of(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"preset": "small"}, "preset=tiny, but preset=small was asked for"),
