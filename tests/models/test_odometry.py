@@ -85,7 +85,7 @@ def recorded_walks(*folders: Path):
 
 
 def test_filmed_walks_are_foretold_to_the_rounding_of_their_poses(explore_walks, return_walks):
-    """The engine stands on whole units: the first pose and each later one are off by half a unit at most."""
+    """The engine stands on whole units: each pose is off by half a unit at most."""
     seen = 0
     for meta, actions, recorded in recorded_walks(explore_walks, return_walks):
         found = TABLE(actions)
