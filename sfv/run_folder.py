@@ -11,6 +11,7 @@ import yaml
 
 import sfv
 from sfv.files import claim_folder, replacing_parts, write_bytes, write_json
+from sfv.moved import current_names
 from sfv.yaml_file import parse_yaml, read_yaml
 
 CONFIG = "config.yaml"
@@ -76,7 +77,7 @@ def _whole(content: Any) -> Any:
 
 def first_difference(old: str, new: str) -> str:
     """Name the first line in which two configs differ; empty when they are equal."""
-    old_lines, new_lines = old.split("\n"), new.split("\n")
+    old_lines, new_lines = (current_names(text).split("\n") for text in (old, new))
     for before, after in zip(old_lines, new_lines, strict=False):
         if before != after:
             return f"`{before.strip()}` there, `{after.strip()}` now"

@@ -85,11 +85,7 @@ class TemporalLoRA:
             )
         self.r, self.alpha, self.targets, self.init = r, alpha, targets, init
         self.scale = alpha / r
-        names = denoiser.fast_layers(targets)
-        if not names:
-            raise ValueError(
-                f"{type(denoiser).__name__} has no layers for LoRA targets {targets!r}; give other targets"
-            )
+        names = target_modules(denoiser, targets)
         self.layers = [_layer(name, denoiser.get_submodule(name), r) for name in names]
         self.num_weights = sum(sum(layer.sizes) for layer in self.layers)
         self._denoiser = denoiser
@@ -204,6 +200,20 @@ class TemporalLoRA:
         for layer in self.layers:
             a, b = (torch.unflatten(next(parts), 1, shape) for shape in layer.shapes)
             yield a, b
+
+
+def target_modules(denoiser: Backbone, targets: LoRATargets) -> list[str]:
+    """Full names of the layers that `targets` stands for.
+
+    Raises:
+        ValueError: the backbone has none.
+    """
+    names = denoiser.fast_layers(targets)
+    if not names:
+        raise ValueError(
+            f"{type(denoiser).__name__} has no layers for LoRA targets {targets!r}; give other targets"
+        )
+    return names
 
 
 def _hook(layer: AdaptedLayer, scale: float) -> Callable[..., Tensor | None]:
