@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from sfv.diffusion.schedule import NoiseSchedule
@@ -37,7 +37,7 @@ class Backbone(nn.Module):
     def forward(
         self,
         latents: Float[Tensor, "b c t h w"],
-        timestep: Int[Tensor, " b"],
+        timestep: Real[Tensor, " b"],
         text: Float[Tensor, "b n d"],
         num_context: int,
     ) -> Float[Tensor, "b c t h w"]:
