@@ -9,7 +9,7 @@ is, up to rounding, the one that the episode would get alone.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.guard import Outcome, did_harm
 from sfv.fast.history import every_other_backward, remember, replayed
 from sfv.fast.memory import FirstPair, Memory, make_optimizer
+from sfv.fast.memory_file import MemoryOrigin, StoredMemory, store
 from sfv.fast.settings import RULES
 from sfv.fast.settings import FastSettings as FastSettings
 from sfv.types import FastWeights, Precision
@@ -99,6 +100,7 @@ class FastLearner:
         settings: K, α and the like.
         seed: names the noise streams.
         precision: arithmetic of the forward pass; Θ and its optimiser stay in float32.
+        origin: what stored memories name as theirs; None where none is stored.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class FastLearner:
         settings: FastSettings,
         seed: int = 0,
         precision: Precision = "32",
+        origin: MemoryOrigin | None = None,
     ) -> None:
         self.denoiser: Any = denoiser  # a module that is a Denoiser; mypy has no type for "both"
         self.weights, self.schedule, self.text = weights, schedule, text
@@ -118,9 +121,18 @@ class FastLearner:
         self.rule = RULES[settings.rule]
         self.num_context = min(num_context, self.rule.context_frames or num_context)
         self._given = num_context
+        self._origin = origin
         self._texts: dict[tuple[str, ...], Tensor] = {}
-        self.start: Float[Tensor, " p"] | None = None
+        self._start: Float[Tensor, " p"] | None = None
+
+    @property
+    def start(self) -> Float[Tensor, " p"] | None:
         """A learned Θ_0 for all episodes, on the CPU; None draws one for each."""
+        return self._start
+
+    def start_from(self, start: Float[Tensor, " p"] | None) -> None:
+        """Begin the episodes to come with this Θ_0; see `start`."""
+        self._start = start
 
     def fresh(self, episode: str) -> Memory:
         """Start an episode: Θ fresh (or the learned start), optimiser fresh.
@@ -133,17 +145,42 @@ class FastLearner:
         theta = self.weights.fresh(rng.stream(self.seed, "theta0", episode))
         return self._memory(episode, theta, 0)
 
-    def restore(
-        self, episode: str, state: dict[str, Tensor], extras: dict[str, Tensor], num_chunks: int
-    ) -> Memory:
+    def acting(self, memories: Sequence[Memory]) -> AbstractContextManager[None]:
+        """Inside, each memory acts on the samples of its episode, which stand side by side in a batch.
+
+        A single one is folded into the weights, which costs a forward pass nothing.
+
+        Args:
+            memories: at least one.
+        """
+        if len(memories) == 1:
+            return self.weights.merged(memories[0].theta)
+        return self.weights.use(torch.stack([memory.theta for memory in memories]))
+
+    def store(self, memory: Memory) -> StoredMemory:
+        """Take a picture of a memory that goes on changing.
+
+        Raises:
+            ValueError: a number in it is NaN or infinite.
+        """
+        assert self._origin is not None
+        return store(memory, self.weights, self._origin)
+
+    def restore(self, stored: StoredMemory) -> Memory:
         """Take up a stored episode where it was left.
 
         Raises:
             ValueError: the memory is of other layers or another rank.
         """
-        memory = self._memory(episode, self.weights.theta(state), num_chunks)
-        memory.restore(extras)
+        header = stored.header
+        memory = self._memory(header.episode, self.weights.theta(stored.weights), header.num_chunks)
+        memory.restore(stored.extras)
         return memory
+
+    def num_bytes(self) -> int:
+        """Bytes of one memory: Θ, and the optimiser's state once it has learned."""
+        copies = 3 if self.settings.optimizer == "adam" else 1
+        return 4 * copies * self.weights.num_weights
 
     def check_pairs(self, memory: Memory, expected: tuple[int, ...]) -> None:
         """Refuse a memory whose kept pairs this learner would join with pairs of another size.

@@ -8,7 +8,9 @@ episode, number of chunks) is the position in all of them.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,28 @@ class MemoryHeader:
 
 
 @dataclass(frozen=True)
+class MemoryOrigin:
+    """What the memories of one learner belong to.
+
+    Args:
+        fingerprint: of the base model; asked for once, when the first memory is stored.
+        r: rank of Θ.
+        alpha: its scale is alpha / r.
+        settings: of what makes them: sampler, lora, fast, precision, seed.
+    """
+
+    fingerprint: Callable[[], str]
+    r: int
+    alpha: float
+    settings: dict[str, Any]
+
+    @cached_property
+    def base(self) -> str:
+        """Fingerprint of the base model."""
+        return self.fingerprint()
+
+
+@dataclass(frozen=True)
 class StoredMemory:
     """The content of a file.
 
@@ -88,15 +112,20 @@ class StoredMemory:
         }
 
 
-def store(
-    memory: Memory, weights: FastWeights, base: str, alpha: float, r: int, settings: dict[str, Any]
-) -> StoredMemory:
+def store(memory: Memory, weights: FastWeights, origin: MemoryOrigin) -> StoredMemory:
     """Take a picture of a memory that goes on changing.
 
     Raises:
         ValueError: a number in it is NaN or infinite.
     """
-    header = MemoryHeader(base, memory.episode, memory.num_chunks, r, alpha, "", settings)
+    header = MemoryHeader(
+        origin.base,
+        memory.episode,
+        memory.num_chunks,
+        origin.r,
+        origin.alpha,
+        settings=origin.settings,
+    )
     stored = StoredMemory(header, weights.state(memory.theta), memory.extras())
     for tensors in (stored.weights, stored.extras):
         require_finite(tensors, f"memory {memory.episode!r}")

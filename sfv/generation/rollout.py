@@ -257,13 +257,9 @@ class Rollout:
             return self._sampler(context, [journey.action for journey in going], names, on_step)
 
     def _with_memory(self, going: Sequence[_Journey]) -> AbstractContextManager[None]:
-        """One Θ is folded into the weights: that costs the sampling steps nothing."""
-        thetas = [journey.memory.theta for journey in going if journey.memory is not None]
         if self.learner is None:
             return nullcontext()
-        if len(thetas) == 1:
-            return self.learner.weights.merged(thetas[0])
-        return self.learner.weights.use(torch.stack(thetas))
+        return self.learner.acting([j.memory for j in going if j.memory is not None])
 
 
 def join(start: Tensor, chunks: Sequence[Chunk]) -> Float[Tensor, "1 c t h w"]:

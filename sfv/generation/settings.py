@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner
 from sfv.fast.memory_check import read_fields
+from sfv.fast.memory_file import MemoryOrigin
 from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.generation.rollout import Rollout
 from sfv.models.world_model import WorldModel
@@ -79,7 +80,8 @@ def rollout_of(model: WorldModel, row: Row, settings: GenerationSettings) -> Ite
             settings.fast,
             settings.seed,
             settings.precision,
+            MemoryOrigin(model.fingerprint, settings.lora.r, settings.lora.alpha, asdict(settings)),
         )
         if model.start is not None:
-            learner.start = settings.lora.theta(lora, model.start)
+            learner.start_from(settings.lora.theta(lora, model.start))
         yield Rollout(model, settings.sampler, learner, settings.seed, settings.precision)

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sfv.fast.memory import Memory
-from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory, store
+from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory
 from sfv.files import (
     ascii_name,
     claimed,
@@ -135,7 +135,7 @@ def rollout(
     with _claimed(out, settings), tqdm(total=chunks, desc="rollout", unit="chunk") as bar:
         for row in rows:
             with rollout_of(world, row, generation) as roller:
-                writer = _Writer(out, row, world, base, generation, memory_every, roller)
+                writer = _Writer(out, row, world, memory_every, roller)
                 for first in range(0, len(tasks), at_once):
                     group = slice(first, first + at_once)
                     bar.set_postfix_str(f"{printable(tasks[first].name)} {row}")
@@ -151,8 +151,6 @@ class _Writer:
     out: Path
     row: Row
     world: WorldModel
-    base: str
-    generation: GenerationSettings
     memory_every: int
     roller: Rollout
 
@@ -181,10 +179,7 @@ class _Writer:
     def _request(self, task: RolloutTask, start: Tensor) -> Request:
         memory, learner = None, self.roller.learner
         if task.memory is not None and learner is not None:
-            stored = task.memory
-            header = stored.header
-            args = (header.episode, stored.weights, stored.extras, header.num_chunks)
-            memory = learner.restore(*args)
+            memory = learner.restore(task.memory)
         return Request(task.name, start, task.actions, memory=memory)
 
     def _keep(self, name: str, memory: Memory, is_last: bool) -> None:
@@ -192,8 +187,7 @@ class _Writer:
         if not (due or is_last):
             return
         assert self.roller.learner is not None
-        lora, weights = self.generation.lora, self.roller.learner.weights
-        stored = store(memory, weights, self.base, lora.alpha, lora.r, asdict(self.generation))
+        stored = self.roller.learner.store(memory)
         if due:
             save_memory(self.out / f"{name}.chunk-{memory.num_chunks:04d}{SUFFIX}", stored)
         save_memory(self.out / f"{name}{SUFFIX}", stored)

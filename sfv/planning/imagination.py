@@ -141,7 +141,7 @@ class WorldImagination:
     def _with_memory(self) -> AbstractContextManager[None]:
         if self.learner is None or self._memory is None:
             return nullcontext()
-        return self.learner.weights.merged(self._memory.theta)
+        return self.learner.acting([self._memory])
 
 
 class TrueImagination:

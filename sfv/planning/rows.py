@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
-from sfv.fast.memory_file import SUFFIX, load_memory, save_memory, store
+from sfv.fast.memory_file import SUFFIX, load_memory, save_memory
 from sfv.files import write_bytes
 from sfv.generation.kept import Kept
 from sfv.generation.settings import GenerationSettings, rollout_of
@@ -152,26 +152,16 @@ class RowPlayer:
         plan = plan_of(name, task, repeat, played, time.perf_counter() - began)
         after = player.imagination.memory
         if learner is not None and after is not None and row.world is not None:
-            self._store(kept.folder / f"{name}{SUFFIX}", after, learner, row.world)
+            save_memory(kept.folder / f"{name}{SUFFIX}", learner.store(after))
         write_videos(kept.folder, name, played, self.stage.environment.fps)
         kept.write(asdict(plan))
         return plan, after
-
-    def _store(self, path: Path, memory: Memory, learner: FastLearner, world: WorldModel) -> None:
-        generation = self.stage.generation
-        lora = generation.lora
-        stored = store(
-            memory, learner.weights, world.fingerprint(), lora.alpha, lora.r, asdict(generation)
-        )
-        save_memory(path, stored)
 
     def _stored(self, path: Path, row: PlanRow, learner: FastLearner | None) -> Memory | None:
         """The memory after a finished episode, where the next one goes on with it."""
         if learner is None or row.world is None or self.stage.play.memory_over == "episode":
             return None
-        found = load_memory(path, row.world.fingerprint())
-        header = found.header
-        return learner.restore(header.episode, found.weights, found.extras, header.num_chunks)
+        return learner.restore(load_memory(path, row.world.fingerprint()))
 
 
 def video_paths(folder: Path, episode: str) -> tuple[Path, Path]:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfv.diffusion.sampler import SamplingStep
-from sfv.fast.memory import Memory
-from sfv.fast.memory_file import StoredMemory, store
+from sfv.fast.memory_file import StoredMemory
 from sfv.generation.rollout import Chunk, Request, Rollout
 from sfv.generation.settings import GenerationSettings, Row, rollout_of
 from sfv.models.world_model import WorldModel
@@ -91,7 +90,6 @@ class Player:
     ) -> None:
         self.world, self.rollouts, self.generation = world, rollouts, generation
         self.preview = preview
-        self._base = world.fingerprint()
         learner = rollouts["fast"].learner
         assert learner is not None
         self._learner = learner
@@ -106,7 +104,10 @@ class Player:
         """
         memory = self._learner.fresh(episode)
         return Made(
-            None, dict.fromkeys(ROWS, start), dict.fromkeys(ROWS, strip), self._store(memory)
+            None,
+            dict.fromkeys(ROWS, start),
+            dict.fromkeys(ROWS, strip),
+            self._learner.store(memory),
         )
 
     def task(self, visit: Visit, number: int, action: str) -> Task:
@@ -139,15 +140,14 @@ class Player:
         assert memory is not None
         latents = {row: chunk.generated for row, chunk in chunks.items()}
         learned = chunks["fast"].learned
-        return Made(task.action, latents, strips, self._store(memory), learned, seconds)
+        return Made(task.action, latents, strips, self._learner.store(memory), learned, seconds)
 
     def num_memory_bytes(self) -> int:
         """Bytes of one memory kept: Θ, and the optimiser's state once it has learned."""
-        copies = 3 if self.generation.fast.optimizer == "adam" else 1
-        return 4 * copies * self._learner.weights.num_weights
+        return self._learner.num_bytes()
 
     def _chunk(self, task: Task, row: Row, watch: Watch) -> Chunk:
-        memory = self._restore(task.memory) if row == "fast" else None
+        memory = self._learner.restore(task.memory) if row == "fast" else None
         request = Request(
             task.memory.header.episode,
             task.contexts[row],
@@ -180,16 +180,6 @@ class Player:
     def strip(self, latents: Float[Tensor, "1 c t h w"]) -> bytes:
         """Decode frames into one picture."""
         return to_strip(to_frames(self.world.decode(latents)[0]))
-
-    def _store(self, memory: Memory) -> StoredMemory:
-        lora, weights = self.generation.lora, self._learner.weights
-        return store(memory, weights, self._base, lora.alpha, lora.r, asdict(self.generation))
-
-    def _restore(self, stored: StoredMemory) -> Memory:
-        header = stored.header
-        return self._learner.restore(
-            header.episode, stored.weights, stored.extras, header.num_chunks
-        )
 
 
 @contextmanager

@@ -93,7 +93,9 @@ class FastLoop(_Loop):
             mine = torch.cat([learned.drift, count]).to(strategy.root_device)
             summed: Tensor = strategy.reduce(mine, reduce_op="sum").cpu()
             assert self.meta_learning_rate is not None
-            self.phase.learner.start = start + self.meta_learning_rate * summed[:-1] / summed[-1]
+            self.phase.learner.start_from(
+                start + self.meta_learning_rate * summed[:-1] / summed[-1]
+            )
         self._before, self._learned = None, None
 
     def on_save_checkpoint(self) -> dict[str, Any]:
@@ -101,7 +103,8 @@ class FastLoop(_Loop):
         return {"chunks": chunks, "start": self.phase.learner.start}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        self.num_chunks, self.phase.learner.start = state_dict["chunks"], state_dict["start"]
+        self.num_chunks = state_dict["chunks"]
+        self.phase.learner.start_from(state_dict["start"])
 
     def _take(self, data_fetcher: _DataFetcher) -> list[EpisodeBatch]:
         group: list[EpisodeBatch] = []

@@ -114,7 +114,7 @@ def make_phase(
     if settings.start == "learned":
         begun = learner.world_model.start
         fresh = lora.fresh(rng.stream(settings.seed, "theta0", "start"))
-        fast.start = fresh if begun is None else settings.lora.theta(lora, begun)
+        fast.start_from(fresh if begun is None else settings.lora.theta(lora, begun))
     return phase
 
 

@@ -12,6 +12,7 @@ from sfv.estimate.trace_slow import Meter
 from sfv.fast.history import every_other_backward, remember, replayed
 from sfv.fast.learner import FastLearner, FastSettings, frozen
 from sfv.fast.memory import Memory, make_optimizer
+from sfv.fast.memory_file import MemoryOrigin, store
 from sfv.fast.settings import RULES
 from sfv.fast.temporal_lora import TemporalLoRA
 
@@ -245,9 +246,9 @@ def test_a_stored_memory_learns_on_bit_for_bit(world, lora, latents):
     learner = make_learner(world, lora, **settings)
     whole, _ = learned(learner, latents, num=4)
     half, _ = learned(learner, latents, num=2)
-    state, extras = lora.state(half.theta), half.extras()
+    stored = store(half, lora, MemoryOrigin(world.fingerprint, 4, 4.0, {}))
     del half
-    again = make_learner(world, lora, **settings).restore("a", state, extras, num_chunks=2)
+    again = make_learner(world, lora, **settings).restore(stored)
     for i in (2, 3):
         learner.learn([again], pair_at(latents, i), [ACTION])
     assert torch.equal(again.theta, whole.theta)

@@ -6,7 +6,7 @@ import torch
 
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner, FastSettings
-from sfv.fast.memory_file import store
+from sfv.fast.memory_file import MemoryOrigin, store
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.generation.rollout import Request, Rollout, join
 
@@ -177,7 +177,7 @@ from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.learner import FastLearner, FastSettings
 from sfv.generation.rollout import Request, Rollout
 from sfv.fast.temporal_lora import TemporalLoRA
-from sfv.fast.memory_file import store
+from sfv.fast.memory_file import MemoryOrigin, store
 from sfv.generation.rollout import Request, Rollout
 from sfv.fast.temporal_lora import TemporalLoRA
 
@@ -264,9 +264,9 @@ def test_a_memory_of_another_size_is_refused_before_sampling(world, latents):
 def test_a_memory_that_is_not_finite_is_not_stored(world, latents):
     with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
         memory = make_rollout(world, lora).run("e", latents[:, :, :3], ACTIONS[:1])[0].memory
-        store(memory, lora, "0123", 4.0, 4, {})
+        store(memory, lora, MemoryOrigin(world.fingerprint, 4, 4.0, {}))
         memory.context[0, 0, 0, 0, 0] = torch.inf
         with pytest.raises(
             ValueError, match=r"memory 'e': 'context' holds 1 of 360 numbers that are"
         ):
-            store(memory, lora, "0123", 4.0, 4, {})
+            store(memory, lora, MemoryOrigin(world.fingerprint, 4, 4.0, {}))

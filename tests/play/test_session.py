@@ -86,7 +86,7 @@ def test_a_saved_memory_goes_on_as_the_page_does(walk, world, tmp_path):
     settings = settings_from(stored.header.settings, "it")
     assert asdict(settings) == asdict(SETTINGS) and stored.header.num_chunks == 2
     with rollout_of(_copy(world), "fast", settings) as other:
-        memory = other.learner.restore("hall", stored.weights, stored.extras, 2)
+        memory = other.learner.restore(stored)
         context = stored.extras["context"]
         (chunk,) = other.stream(Request("hall", context, ["walk backward"], memory=memory))
     assert torch.equal(chunk.generated, walk.node(3).made.latents["fast"])

@@ -135,7 +135,7 @@ def test_dropout_rests_while_pairs_are_generated(data):
 
 def test_a_learned_start_is_where_every_memory_begins(data):
     with phase_of(data, replace(ALONE, start="learned", max_chunks=1)) as phase:
-        phase.learner.start = torch.arange(len(phase.learner.start)) / len(phase.learner.start)
+        phase.learner.start_from(torch.arange(len(phase.learner.start)) / len(phase.learner.start))
         courses = phase.courses(episodes_of(data)[:2], 0)
         phase.replay.begin(1)
         done = phase.learn(courses, lambda reports: None)

@@ -126,7 +126,7 @@ class Maker:
             if method.context != "newest":
                 made = []
                 for trip, memory in zip(trips, memories, strict=True):
-                    with learner.weights.merged(memory.theta):
+                    with learner.acting([memory]):
                         made.append(self._in_context(task, protocol, trip))
                 return made, taken_back
             cases = zip(trips, memories, strict=True)
