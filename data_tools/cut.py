@@ -42,10 +42,10 @@ from sfv.data.schema import (
     Provenance,
     SchemaError,
 )
-from sfv.files import ascii_name, is_hidden
 from sfv.media.fit import FITS, Fit, fit_frame
 from sfv.media.limits import MediaError, check_held
 from sfv.media.reader import VIDEO_SUFFIXES
+from sfv.names import ascii_name, is_hidden
 
 VERSION = "1"
 TOOL = "data_tools.cut"

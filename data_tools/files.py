@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfv.data.schema import EpisodeMeta, SchemaError, from_json, to_json
-from sfv.files import is_hidden, write_bytes
+from sfv.files import write_bytes
 from sfv.media.rate import exact_rate
+from sfv.names import is_hidden
 
 VIDEO_CODEC = "libx264rgb"
 

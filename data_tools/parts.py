@@ -22,7 +22,8 @@ from sfv.data.index import DAMAGE, INDEX, Shard, ShardError, ShardIndex, find_sh
 from sfv.data.schema import Encoding, Split
 from sfv.data.shards import Sample, WrittenShard, publish, sha256_of, write_tar
 from sfv.data.table import COLUMNS, EpisodeTable
-from sfv.files import locked, plain_name, write_json
+from sfv.files import locked, write_json
+from sfv.names import plain_name
 
 PARTS = ".parts"
 """Folder of tars that wait for the others; it goes when they are published."""

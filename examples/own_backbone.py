@@ -137,7 +137,7 @@ def main() -> None:
     print(f"slow loss after 200 steps: {loss.item():.3f}")
 
     settings = FastSettings(num_steps=20, learning_rate=3e-3, draws_per_step=8, probe_draws=8)
-    with TemporalLoRA(denoiser, r=8, alpha=8) as lora:
+    with TemporalLoRA(denoiser, r=8, alpha=8.0) as lora:
         learner = FastLearner(denoiser, lora, schedule, text, 8, settings)
         (report,) = learner.learn([learner.fresh("walk")], second, ["walk forward"])
     print(

@@ -15,12 +15,9 @@ from safetensors.torch import save_file
 
 from sfv import files
 from sfv.files import (
-    ascii_name,
     claim_folder,
     claimed,
-    is_hidden,
     locked,
-    part_of_a_name,
     partial_file,
     read_json,
     regular_file,
@@ -29,6 +26,7 @@ from sfv.files import (
     write_bytes,
     write_json,
 )
+from sfv.names import ascii_name, is_hidden, part_of_a_name
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def test_the_wheel_alone_gives_a_command_and_its_data(wheel, tmp_path):
     program = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import sfv.cli, data_tools.report; "
         "from importlib.resources import files; "
-        "assert files('sfv').joinpath('benchmark/specs/doom-return.json').is_file(); "
+        "assert files('sfv').joinpath('evaluation/benchmark/specs/doom-return.json').is_file(); "
         "assert 'installed' in sfv.__file__; sys.exit(sfv.cli.main(['--help']))"
     )
     done = subprocess.run(

@@ -33,7 +33,7 @@ from data_tools.collect.runner import (
 from data_tools.files import VIDEO_CODEC, encode_mp4, write_episode
 from data_tools.language import Language, in_words
 from sfv.data.schema import Action, Encoding, EpisodeMeta, Provenance, SchemaError, Split
-from sfv.files import is_hidden
+from sfv.names import is_hidden
 from sfv.rng import seed_of
 from sfv.texts import read_text
 

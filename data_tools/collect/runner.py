@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from data_tools.files import settings_hash
 from sfv.data.schema import SPLITS, SchemaError, from_json
-from sfv.files import WAIT, is_hidden, locked, read_json, write_bytes
+from sfv.files import WAIT, locked, read_json, write_bytes
+from sfv.names import is_hidden
 from sfv.texts import printable
 
 SUMMARY = "summary.json"

@@ -30,7 +30,8 @@ from data_tools.convert.recording import (
 from data_tools.convert.timeline import Layout, Stretch, lay_out
 from data_tools.files import encode_mp4, write_episode
 from sfv.data.schema import SPLITS, Encoding, EpisodeMeta, Provenance, SchemaError, Split, to_json
-from sfv.files import WAIT, ascii_name, is_hidden, locked, write_json
+from sfv.files import WAIT, locked, write_json
+from sfv.names import ascii_name, is_hidden
 from sfv.texts import printable
 
 SUMMARY = "summary.json"

@@ -34,7 +34,7 @@ from data_tools.convert.recording import (
 )
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import SPLITS
-from sfv.files import is_hidden
+from sfv.names import is_hidden
 
 SLOTS = 15
 """Actions that a row of the annotation file has room for."""

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from data_tools.collect.pictures import area_weights
 from data_tools.convert.recording import BadInput, Recording
 from data_tools.convert.timeline import EPSILON
-from sfv.files import is_hidden
 from sfv.media import reader as media
 from sfv.media.limits import MediaError
 from sfv.media.reader import PICTURE_SUFFIXES, about, frames
+from sfv.names import is_hidden
 
 Picture = NDArray[np.uint8]
 Fit = Literal["crop", "pad"]

@@ -30,8 +30,8 @@ from data_tools.convert.recording import (
 )
 from data_tools.convert.timeline import Layout
 from sfv.data.schema import DOMAINS, ID_PATTERN
-from sfv.files import is_hidden
 from sfv.media.reader import VIDEO_SUFFIXES
+from sfv.names import is_hidden
 from sfv.texts import same_form
 
 COLUMNS = ("video", "start", "stop", "text", "scene")

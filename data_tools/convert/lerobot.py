@@ -28,7 +28,7 @@ from data_tools.convert.recording import (
     whole,
 )
 from data_tools.convert.timeline import Layout
-from sfv.files import ascii_name
+from sfv.names import ascii_name
 
 HINT = (
     "LeRobot data do not name the place: give --scene-by dataset (all in one place), task (one place "

@@ -17,7 +17,7 @@ from data_tools.convert.recording import (
     read_jsonl,
     whole,
 )
-from sfv.files import is_hidden
+from sfv.names import is_hidden
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _PLACE = re.compile(r"\{(\w+)(?::0?(\d)d)?\}")

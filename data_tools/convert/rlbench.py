@@ -34,7 +34,7 @@ from data_tools.convert.recording import (
     skip_of,
 )
 from data_tools.convert.timeline import Layout
-from sfv.files import is_hidden
+from sfv.names import is_hidden
 
 FORMAT = "sfv.rlbench/1"
 EPISODE = "episode.json"

@@ -29,7 +29,7 @@ from data_tools.convert.recording import (
 )
 from data_tools.convert.timeline import Layout, first_frame
 from data_tools.convert.vpt_words import KEYS, Tick, words
-from sfv.files import is_hidden
+from sfv.names import is_hidden
 
 TICKS_PER_SECOND = 20
 NAME = re.compile(r"(?P<contractor>.+)-(?P<session>[0-9a-f]{12})-\d{8}-\d{6}")

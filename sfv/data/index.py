@@ -25,7 +25,8 @@ from safetensors.numpy import save as save_table
 
 from sfv.data.schema import KINDS, SPLITS, Kind, SchemaError, Split
 from sfv.data.table import EpisodeTable, fault_in, fault_in_columns
-from sfv.files import plain_name, regular_file, write_bytes
+from sfv.files import regular_file, write_bytes
+from sfv.names import plain_name
 
 INDEX_SCHEMA = "sfv.shards/2"
 INDEX = "index.json"

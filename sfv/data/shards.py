@@ -25,7 +25,8 @@ from sfv.data.index import (
 )
 from sfv.data.schema import ID_PATTERN, Encoding, EpisodeMeta, Split, from_json, to_json
 from sfv.data.table import EpisodeTable, join_tables, table_of
-from sfv.files import is_hidden, partial_file
+from sfv.files import partial_file
+from sfv.names import is_hidden
 
 EXTENSIONS: dict[str, str] = {"video": "mp4", "frames": "frames.npy", "latents": "latents.npy"}
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)

@@ -12,7 +12,7 @@ import webdataset
 
 from sfv.data.index import REPAIR, Shard, ShardError, ShardIndex
 from sfv.data.shards import Sample, read_samples
-from sfv.files import plain_name
+from sfv.names import plain_name
 
 
 @dataclass(frozen=True)

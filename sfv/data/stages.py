@@ -60,7 +60,9 @@ def read_npy(content: bytes) -> np.ndarray:
     shape, is_fortran, dtype = read(file)
     place = file.tell()
     if dtype.kind not in "biuf" or min(shape, default=1) < 1:
-        raise ValueError(f"{dtype} of shape {shape}; plain numbers with sizes >= 1 are allowed")
+        raise ValueError(
+            f"{dtype} of shape {shape}; plain numbers with sizes >= 1 are allowed, pickled Objects are not"
+        )
     needed, given = math.prod(shape) * dtype.itemsize, len(content) - place
     if needed != given:
         raise ValueError(f"shape {shape} of {dtype} needs {needed} bytes, there are {given}")

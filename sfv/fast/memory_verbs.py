@@ -11,9 +11,10 @@ from sfv.fast.memory_algebra import drift as drift_of
 from sfv.fast.memory_algebra import merge as merge_memories
 from sfv.fast.memory_file import SUFFIX, MemoryHeader, StoredMemory, load_memory, save_memory
 from sfv.fast.temporal_lora import TemporalLoRA
-from sfv.files import is_hidden, write_json
+from sfv.files import write_json
 from sfv.models.adapter_folder import check_layers, moves_nothing, read_adapter, write_adapter
 from sfv.models.world_model import WorldModel
+from sfv.names import is_hidden
 from sfv.texts import printable
 from sfv.types import LoRATargets
 

@@ -17,14 +17,7 @@ from tqdm import tqdm
 
 from sfv.fast.memory import Memory
 from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory
-from sfv.files import (
-    ascii_name,
-    claimed,
-    read_json,
-    regular_file,
-    write_bytes,
-    write_json,
-)
+from sfv.files import claimed, read_json, regular_file, write_bytes, write_json
 from sfv.generation.episodes import load_episodes
 from sfv.generation.rollout import Chunk, Request, Rollout
 from sfv.generation.settings import GenerationSettings, Row, rollout_of, settings_from
@@ -35,6 +28,7 @@ from sfv.metrics.suite_common import videos_hash
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
 from sfv.models.world_model import WorldModel
+from sfv.names import ascii_name
 from sfv.report.video import encode_mp4, to_frames
 from sfv.storage.weight_files import hash_tensors
 from sfv.texts import printable, read_text
@@ -248,9 +242,9 @@ def read_start(path: Path, num_frames: int) -> Float[Tensor, "1 t 3 height width
 
     Raises:
         ValueError: the file cannot be decoded or is damaged, or has fewer than `num_frames` frames.
-        OSError: it is a pipe or a device.
+        OSError: it is no regular file.
     """
-    if path.exists() and not path.is_dir():
+    if path.exists():
         regular_file(path)
     try:
         frames = read_frames(path, most=num_frames)

@@ -1,8 +1,11 @@
 """Where models lie: a folder, a run that holds one, or those that come with the package."""
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-MODEL_FILE = "model.json"
+MODEL_FILE, CHECKSUM = "model.json", "checksum"
 REFERENCE = "reference"
 SHIPPED = Path(__file__).parents[1] / REFERENCE
 INVERSE, INVERSE_FILE = "inverse", "inverse_dynamics.safetensors"
@@ -50,3 +53,14 @@ def _find(given: str | Path, file: str, shipped: Path, what: str) -> Path:
         f"{given} holds no {what} (no {file}); give the folder of a finished run, its `model` "
         f"folder, or {REFERENCE} for the one that comes with sfv"
     )
+
+
+def checksum_of(description: dict[str, Any]) -> str:
+    """Of all of `model.json` but the checksum itself."""
+    rest = {name: value for name, value in description.items() if name != CHECKSUM}
+    return hash_of(json.dumps(rest, sort_keys=True).encode())
+
+
+def hash_of(content: bytes) -> str:
+    """First 16 hex digits of the sha256."""
+    return hashlib.sha256(content).hexdigest()[:16]

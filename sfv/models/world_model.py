@@ -8,8 +8,6 @@ FOLDER/text.safetensors     only for text encoders that are learned here
 FOLDER/start.safetensors    only with a learned start of memories (Θ_0)
 """
 
-import hashlib
-import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
@@ -24,11 +22,10 @@ from sfv.diffusion.schedule import NoiseSchedule
 from sfv.files import claim_folder, read_json, replacing_parts, write_json
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.device import find_device
+from sfv.models.model_folder import CHECKSUM, checksum_of, find_model, hash_of
 from sfv.models.model_folder import MODEL_FILE as MODEL_FILE
-from sfv.models.model_folder import find_model
 from sfv.models.text import ActionTable, CLIPText, MiniLMText
 from sfv.storage.weight_files import (
-    CHECKSUM,
     disk_errors,
     hash_tensors,
     read_tensors,
@@ -168,8 +165,8 @@ class WorldModel:
                 write_tensors(temporary / START_FILE, self.start, {})
             description = self._description()
             config = temporary / self.denoiser.folder / CONFIG_FILE
-            description["denoiser_config"] = _hash(config.read_bytes())
-            description[CHECKSUM] = _checksum(description)
+            description["denoiser_config"] = hash_of(config.read_bytes())
+            description[CHECKSUM] = checksum_of(description)
             write_json(temporary / MODEL_FILE, description)
 
     def load_weights(self, folder: str | Path) -> None:
@@ -259,7 +256,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / MODEL_FILE
     try:
         description = read_json(path)
-        form, written = description["format"], _checksum(description)
+        form, written = description["format"], checksum_of(description)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error
     if form != FORMAT:
@@ -278,16 +275,6 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"if you have edited the file, remove {CHECKSUM!r} from it"
         )
     return cast(dict[str, Any], description)
-
-
-def _checksum(description: dict[str, Any]) -> str:
-    """Of all of `model.json` but the checksum itself."""
-    rest = {name: value for name, value in description.items() if name != CHECKSUM}
-    return _hash(json.dumps(rest, sort_keys=True).encode())
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _frame_size(noted: Any) -> tuple[int, int] | None:
@@ -334,7 +321,7 @@ def _read_denoiser(folder: Path, saved: dict[str, Any]) -> Backbone:
         folder / kind.folder / CONFIG_FILE,
         saved.get("denoiser_config"),
     )  # None: an old model
-    if known is not None and config.is_file() and _hash(config.read_bytes()) != known:
+    if known is not None and config.is_file() and hash_of(config.read_bytes()) != known:
         raise ValueError(
             f"{config} is damaged: it is not the one of {MODEL_FILE}. Copy or write the folder again"
         )
@@ -363,12 +350,18 @@ def _identity(part: Any) -> dict[str, Any]:
     return {"class": name, "fingerprint": part.fingerprint()}
 
 
+def _files_of(name: str, part: dict[str, Any]) -> str:
+    """Where a part of a model lies in its folder."""
+    is_denoiser = name == "denoiser"
+    return f"{find_backbone(part['class'], MODEL_FILE).folder}/" if is_denoiser else _FILES[name]
+
+
 def _check_same(folder: Path, name: str, saved: dict[str, Any], ours: dict[str, Any]) -> None:
     if (saved["class"], saved["fingerprint"]) != (ours["class"], ours["fingerprint"]):
         raise ValueError(
             f"{folder} was trained with {name} {saved['class']} {saved['fingerprint']}, but "
             f"{ours['class']} {ours['fingerprint']} was given or found; use the {name} that the model "
-            f"was trained with, or copy {_FILES.get(name, name)} of {folder} again if that is damaged"
+            f"was trained with, or copy {_files_of(name, ours)} of {folder} again if that is damaged"
         )
 
 

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sfv.files import part_of_a_name, read_json, write_json
+from sfv.files import read_json, write_json
+from sfv.names import part_of_a_name
 
 SPECS = Path(__file__).parent / "specs"
 FORMAT = "sfv.tasks/1"

@@ -8,12 +8,12 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from sfv.files import is_hidden
 from sfv.generation.episodes import load_episodes
 from sfv.generation.verb import fit_start, read_start
 from sfv.media.fit import Fit
 from sfv.media.reader import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from sfv.models.world_model import WorldModel
+from sfv.names import is_hidden
 
 SUFFIXES = VIDEO_SUFFIXES + PICTURE_SUFFIXES
 MAX_STARTS = 64

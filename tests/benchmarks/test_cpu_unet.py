@@ -44,7 +44,7 @@ def test_unequal_networks_are_not_compared():
     cpu_unet.check_equal(ours, stock)
     with torch.no_grad():
         ours.unet.conv_out.bias += 0.1
-    with pytest.raises(ValueError, match=r"differ in float32: mend sfv\.models\.cpu_fast"):
+    with pytest.raises(ValueError, match=r"differ in float32: mend sfv\.backbones\.cpu_layers"):
         cpu_unet.check_equal(ours, stock)
 
 

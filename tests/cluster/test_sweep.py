@@ -1,9 +1,11 @@
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 
+from experiments import submit
 from experiments import sweep as command
 from experiments.cluster.study import Study
 from experiments.cluster.sweep_file import combinations, load_sweep, num_trials
@@ -242,3 +244,10 @@ def test_a_hundred_trials_wait_beside_another_sweep_and_a_killed_one_is_reaped(
     assert capsys.readouterr().out.splitlines()[0] == "99 trials stopped"
     wait_for("the end", lambda: not tasks(lab, job))
     assert status(many, capsys) == "100 trials: 100 fail"
+
+
+@pytest.mark.parametrize("job", ["--user=me", "-f", "1 2", ""])
+def test_a_folder_cannot_name_an_option_as_its_job(job: str, tmp_path: Path) -> None:
+    (tmp_path / submit.JOB).write_text(json.dumps({"id": job}))
+    with pytest.raises(ValueError, match=r"job .* is not a plain file name"):
+        submit.job_of(tmp_path)

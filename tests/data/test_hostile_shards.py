@@ -30,7 +30,7 @@ from sfv.data.schema import SchemaError, from_json, to_json
 from sfv.data.shards import read_samples, write_shards
 from sfv.data.sources import PipeReader, ShardSource
 from sfv.data.stages import decode_frames, decode_latents
-from sfv.files import plain_name
+from sfv.names import plain_name
 from tests.data.make import CHUNK, latents_sample, make_meta
 
 NAMES = [

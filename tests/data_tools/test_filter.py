@@ -64,7 +64,7 @@ def test_every_dropped_episode_has_its_reason(folder: Path, tmp_path: Path) -> N
     told = {key: (why["reason"], why["detail"]) for key, why in summary["skipped inputs"].items()}
     assert told.pop("cut-off")[0] == "corrupt: unreadable video"
     reason, detail = told.pop("holed")
-    assert reason == "corrupt: unreadable video" and detail.endswith("is damaged")
+    assert reason == "corrupt: unreadable video" and "frame 10 is damaged" in detail
     assert told.pop("schema")[0] == "corrupt: metadata breaks the schema"
     other = "corrupt: frames differ from the metadata"
     assert told == {

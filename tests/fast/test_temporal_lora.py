@@ -16,7 +16,7 @@ from peft import (
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from sfv.backbones.base import base_state_dict
+from sfv.backbones.base import Backbone, base_state_dict
 from sfv.backbones.video_unet import VideoUNet
 from sfv.diffusion.objective import all_frames_loss
 from sfv.diffusion.schedule import NoiseSchedule
@@ -430,8 +430,14 @@ def test_a_second_adapter_in_one_denoiser_is_refused(denoiser):
 
 
 def test_a_network_without_temporal_layers_is_refused():
-    with pytest.raises(ValueError, match="Linear has no layers for LoRA targets 'temporal'"):
-        TemporalLoRA(nn.Linear(3, 4))
+    with pytest.raises(
+        ValueError, match="Backbone has no layers for LoRA targets 'temporal'; allowed: all"
+    ):
+        TemporalLoRA(Backbone())
+    with pytest.raises(
+        ValueError, match="Backbone has no layers for LoRA targets 'all'; give other"
+    ):
+        TemporalLoRA(Backbone(), targets="all")
 
 
 def test_rank_zero_is_refused(denoiser):

@@ -293,6 +293,8 @@ def test_the_folder_of_a_rollout_takes_no_other_settings(own, capsys, tmp_path):
     assert "holds a rollout with other settings (see its rollout.json); give another --out" in said
     other = film(tmp_path / "yard.mp4", 10, (64, 32))
     said = refused(capsys, "rollout", *arguments, f"--start={other}")
+    assert "has frames of 64x32 pixels" in said and "trained on 32x32; give --fit" in said
+    said = refused(capsys, "rollout", *arguments, f"--start={other}", "--fit=pad")
     assert "holds a rollout with other settings" in said
     assert before == {path.name: path.read_bytes() for path in out.iterdir()}
 

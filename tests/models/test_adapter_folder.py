@@ -157,7 +157,7 @@ def test_weights_that_are_none_are_refused(plain, tmp_path):
     weights = load_file(plain / WEIGHTS)
     name = next(iter(weights))
     for change, message in (
-        ({name: torch.full_like(weights[name], torch.inf)}, "holds NaN or infinity"),
+        ({name: torch.full_like(weights[name], torch.inf)}, "are NaN or infinit"),
         ({"x.lora_magnitude_vector": torch.ones(3)}, "allowed: lora_A and lora_B weights alone"),
     ):
         save_file({**weights, **change}, tmp_path / WEIGHTS)

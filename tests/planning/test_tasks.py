@@ -70,6 +70,14 @@ def test_tasks_of_one_name_are_refused(tmp_path):
         load_tasks(str(tmp_path / "u.json"))
 
 
+@pytest.mark.parametrize("name", ["../out", "/tmp/x", "a/b", "..", ""])
+def test_a_task_that_names_files_elsewhere_is_refused(tmp_path, name):
+    made = meadow_tasks(tmp_path / "t.json")
+    save_tasks(replace(made, tasks=(replace(made.tasks[0], id=name),)), tmp_path / "u.json")
+    with pytest.raises(ValueError, match=r"u\.json: task .* cannot become part of a file's name"):
+        load_tasks(str(tmp_path / "u.json"))
+
+
 @pytest.mark.parametrize(
     ("goals", "fault"),
     [

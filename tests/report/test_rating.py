@@ -202,6 +202,10 @@ def test_rows_of_a_rollout_are_systems(tmp_path: Path) -> None:
         ("m/fast", "walk-0", ["turn left"]),
         ("m/none", "walk-0", ["turn left"]),
     ]
+    settings["tasks"] = [["../m/walk-0", "", 8, ["turn left"]]]
+    (folder / "rollout.json").write_text(json.dumps({"settings": settings, "videos": {}}))
+    with pytest.raises(ValueError, match=r"rollout\.json: video .* part of a file's name"):
+        find_videos([folder])
 
 
 def test_a_table_edited_into_nonsense_is_named(ratings: Ratings) -> None:

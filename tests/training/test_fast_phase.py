@@ -113,7 +113,8 @@ def test_generated_pairs_are_what_the_model_makes_of_the_true_context(data):
         pair = torch.cat([episode["pairs"][:1, :, :3], made.generated], dim=2)
         phase.learner.learn([memory], pair, episode["actions"][:1])
     assert torch.equal(items[0].latents, episode["pairs"][:1])
-    assert torch.equal(items[1].theta(), memory.theta)
+    # Θ folded into the weights computes what the base does, up to rounding.
+    torch.testing.assert_close(items[1].theta(), memory.theta, rtol=1e-3, atol=1e-4)
     with phase_of(data) as phase:
         true = learned(phase, [episode])
     assert not torch.allclose(true[1].theta(), items[1].theta(), rtol=0, atol=2e-3)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import CheckpointError
 
+from sfv.backbones.base import Backbone
 from sfv.backbones.recompute import recompute_activations
 from sfv.training.speedups import compile_blocks
 from tests.training.make import make_learner
@@ -79,7 +80,9 @@ def test_a_fused_optimiser_takes_the_same_step(data):
 
 
 def test_networks_without_such_layers_are_refused():
-    with pytest.raises(ValueError, match="activation_checkpointing is on, but Linear has none"):
-        recompute_activations(torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="compile_backend is 'inductor', but Linear has none"):
+    with pytest.raises(ValueError, match="activation_checkpointing is on, but Backbone names no"):
+        recompute_activations(Backbone())
+    with pytest.raises(
+        ValueError, match="compile_backend is 'inductor', but Linear names no blocks"
+    ):
         compile_blocks(torch.nn.Linear(2, 2), "inductor")

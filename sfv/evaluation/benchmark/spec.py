@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from sfv.data.schema import EpisodeMeta
-from sfv.files import plain_name, read_json
+from sfv.files import read_json
+from sfv.names import plain_name
 from sfv.yaml_file import read_yaml
 
 SPECS = Path(__file__).parent / "specs"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from sfv.evaluation.benchmark.methods import PROTOCOLS, Protocol
 from sfv.evaluation.benchmark.spec import Benchmark, BenchmarkError
-from sfv.files import is_hidden
 from sfv.generation.videos import Video, read_video
+from sfv.names import is_hidden
 
 
 def protocols_in(folder: Path) -> list[Protocol]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sfv.extras import require
 from sfv.files import locked, write_json
 from sfv.report.address import check_port
 from sfv.report.html import write_report
@@ -57,11 +58,10 @@ def serve(ratings: Ratings, host: str, port: int) -> None:
         ValueError: the extra `play` is not installed.
         OSError: the port is taken.
     """
-    try:
-        from sfv.report import web
-        from sfv.report.rating.server import make_app
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is missing; pip install 'sfv[play]'") from error
+    require("play", "rating pages", "starlette", "uvicorn")
+    from sfv.report import web
+    from sfv.report.rating.server import make_app
+
     web.serve(lambda hosts, _: make_app(ratings, hosts), host, port)
 
 

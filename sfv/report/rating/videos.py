@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfv.files import confined, is_hidden, part_of_a_name
+from sfv.files import confined
+from sfv.names import is_hidden, part_of_a_name
 from sfv.texts import find_file, read_lines, same_form
 
 ROLLOUT = "rollout.json"

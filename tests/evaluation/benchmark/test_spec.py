@@ -75,7 +75,9 @@ def test_a_damaged_definition_says_what_it_needs(tmp_path):
     text = (spec.SPECS / "doom-return-tiny.yaml").read_text()
     for wrong in (
         text.replace("seed:", "sed:"), text.replace("walk:", "wlak:"), "[", "just words",
-        f"objects: [smell]\n{text}",
+        f"objects: [smell]\n{text}", text.replace("name: doom", "name: ../doom"),
+        text.replace("split: test", "split: ../.."), text.replace("collector: doom", "collector: a/b"),
+        text.replace("  return-72:", "  ../return-72:"),
     ):  # fmt: skip
         (tmp_path / "mine.yaml").write_text(wrong)
         with pytest.raises(
