@@ -17,7 +17,8 @@ from benchmarks.side_by_side import Work, arguments, compare, flops, in_turns, m
 from sfv.backbones.video_unet import PresetName, VideoUNet
 from sfv.diffusion.objective import masked_conditional_loss
 from sfv.diffusion.schedule import NoiseSchedule
-from sfv.fast.learner import FastLearner, FastSettings, autocast
+from sfv.fast.learner import FastLearner, FastSettings
+from sfv.fast.modes import autocast
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.rng import stream
 

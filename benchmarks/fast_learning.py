@@ -24,7 +24,8 @@ from benchmarks.side_by_side import Work, arguments, compare, flops, machine, wr
 from sfv.backbones.video_unet import VideoUNet
 from sfv.diffusion.objective import all_frames_loss, draw_timesteps
 from sfv.diffusion.sampler import SamplerSettings, sample_chunk, starting_point
-from sfv.fast.learner import FastLearner, FastSettings, autocast
+from sfv.fast.learner import FastLearner, FastSettings
+from sfv.fast.modes import autocast
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.generation.rollout import Request, Rollout
 from sfv.models.autoencoder import PCAPatchCodec

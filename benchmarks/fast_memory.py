@@ -22,7 +22,8 @@ from sfv.backbones.cpu_layers import use_stock_layers
 from sfv.backbones.video_unet import PRESETS, PresetName, VideoUNet
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.estimate.trace_slow import Meter, fake
-from sfv.fast.learner import FastLearner, FastSettings, autocast
+from sfv.fast.learner import FastLearner, FastSettings
+from sfv.fast.modes import autocast
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.files import write_json
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from sfv import rng
 from sfv.diffusion.objective import masked_conditional_loss
-from sfv.fast.learner import FastLearner, autocast, frozen
+from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
+from sfv.fast.modes import autocast, frozen
 
 
 @dataclass(frozen=True)

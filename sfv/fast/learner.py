@@ -8,8 +8,8 @@ is, up to rounding, the one that the episode would get alone.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from sfv.fast.guard import Outcome, did_harm
 from sfv.fast.history import every_other_backward, remember, replayed
 from sfv.fast.memory import FirstPair, Memory, make_optimizer
 from sfv.fast.memory_file import MemoryOrigin, StoredMemory, store
+from sfv.fast.modes import autocast, frozen
 from sfv.fast.settings import RULES
 from sfv.fast.settings import FastSettings as FastSettings
 from sfv.types import FastWeights, Precision
@@ -64,27 +65,6 @@ class Exam:
     pairs: Float[Tensor, "e c t h w"]
     actions: list[str]
     chunk_idx: list[int]
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Freeze Φ and switch dropout off inside; gradients accumulated so far stay as they are."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    was_training = module.training
-    module.eval()
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        module.train(was_training)
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Autocast to bfloat16 for `"bf16"`; full precision for `"32"`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 class FastLearner:
@@ -131,7 +111,7 @@ class FastLearner:
         return self._start
 
     def start_from(self, start: Float[Tensor, " p"] | None) -> None:
-        """Begin the episodes to come with this Θ_0; see `start`."""
+        """Begin the episodes to come with this Θ_0."""
         self._start = start
 
     def fresh(self, episode: str) -> Memory:
@@ -158,11 +138,7 @@ class FastLearner:
         return self.weights.use(torch.stack([memory.theta for memory in memories]))
 
     def store(self, memory: Memory) -> StoredMemory:
-        """Take a picture of a memory that goes on changing.
-
-        Raises:
-            ValueError: a number in it is NaN or infinite.
-        """
+        """Copy a memory that goes on changing; raises `ValueError` where a number is not finite."""
         assert self._origin is not None
         return store(memory, self.weights, self._origin)
 
@@ -172,8 +148,8 @@ class FastLearner:
         Raises:
             ValueError: the memory is of other layers or another rank.
         """
-        header = stored.header
-        memory = self._memory(header.episode, self.weights.theta(stored.weights), header.num_chunks)
+        header, theta = stored.header, self.weights.theta(stored.weights)
+        memory = self._memory(header.episode, theta, header.num_chunks)
         memory.restore(stored.extras)
         return memory
 

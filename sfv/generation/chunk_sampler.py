@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfv import rng
 from sfv.diffusion.sampler import OnStep, SamplerSettings, sample_chunk, starting_point
-from sfv.fast.learner import autocast
+from sfv.fast.modes import autocast
 from sfv.models.schedulers import make_scheduler
 from sfv.models.world_model import WorldModel
 from sfv.storage.weight_files import is_finite

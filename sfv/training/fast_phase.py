@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfv.fast.learner import FastLearner, FastReport, frozen
+from sfv.fast.learner import FastLearner, FastReport
 from sfv.fast.memory import Memory
+from sfv.fast.modes import frozen
 from sfv.generation.rollout import Request, Rollout
 from sfv.training.loop_settings import MemoryScope
 from sfv.training.replay import Replay

@@ -93,9 +93,8 @@ class FastLoop(_Loop):
             mine = torch.cat([learned.drift, count]).to(strategy.root_device)
             summed: Tensor = strategy.reduce(mine, reduce_op="sum").cpu()
             assert self.meta_learning_rate is not None
-            self.phase.learner.start_from(
-                start + self.meta_learning_rate * summed[:-1] / summed[-1]
-            )
+            moved = start + self.meta_learning_rate * summed[:-1] / summed[-1]
+            self.phase.learner.start_from(moved)
         self._before, self._learned = None, None
 
     def on_save_checkpoint(self) -> dict[str, Any]:

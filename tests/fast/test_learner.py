@@ -10,9 +10,10 @@ from sfv import rng
 from sfv.diffusion.objective import masked_conditional_loss
 from sfv.estimate.trace_slow import Meter
 from sfv.fast.history import every_other_backward, remember, replayed
-from sfv.fast.learner import FastLearner, FastSettings, frozen
+from sfv.fast.learner import FastLearner, FastSettings
 from sfv.fast.memory import Memory, make_optimizer
 from sfv.fast.memory_file import MemoryOrigin, store
+from sfv.fast.modes import frozen
 from sfv.fast.settings import RULES
 from sfv.fast.temporal_lora import TemporalLoRA
 
