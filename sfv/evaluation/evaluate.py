@@ -8,7 +8,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sfv.evaluation.measures import ExtraMeasures, drawn, extra_curves, extra_scores
+from sfv.evaluation.measures import (
+    ExtraMeasures,
+    check_measurable,
+    drawn,
+    extra_curves,
+    extra_scores,
+)
 from sfv.evaluation.videos import EpisodeVideos, generate, num_chunks
 from sfv.files import claimed, replacing_parts, write_bytes, write_json
 from sfv.generation.episodes import TrueEpisode, load_episodes, num_outbound
@@ -89,6 +95,7 @@ def measure(
     extra: ExtraMeasures = ExtraMeasures(),  # noqa: B008 (frozen)
 ) -> Measured:
     """Generate and score every row; the same episodes, actions and sampling noise for all rows."""
+    check_measurable(world, episodes, extra)
     videos: dict[Row, list[EpisodeVideos]] = {}
     with tqdm(total=len(rows) * num_chunks(episodes), desc="generate", unit="chunk") as bar:
         for row in rows:

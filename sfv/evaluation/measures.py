@@ -9,18 +9,20 @@ import torch
 
 from sfv.evaluation.probe import ProbedEpisode, learn_episode, probe_memories
 from sfv.evaluation.swap import make_swaps
-from sfv.evaluation.videos import EpisodeVideos
+from sfv.evaluation.videos import EpisodeVideos, num_predicted
 from sfv.generation.episodes import TrueEpisode, num_outbound
 from sfv.generation.settings import GenerationSettings, Row, rollout_of
 from sfv.metrics.curves import Bin, Curve
 from sfv.metrics.protocol import MetricValue, Passport, mean_value
 from sfv.metrics.suite import (
+    check_clips,
     score_actions,
     score_curves,
     score_swaps,
     score_transnet,
     videos_hash,
 )
+from sfv.metrics.weights import I3D_KINETICS, LPIPS_ALEX, TRANSNET_V2, find
 from sfv.models.inverse_dynamics import InverseDynamics, InverseReader
 from sfv.models.world_model import WorldModel
 
@@ -55,6 +57,30 @@ class ExtraMeasures:
                 f"swaps={self.swaps} without inverse_dynamics; give the model folder of "
                 "sfv fit inverse_dynamics, which reads the actions back"
             )
+
+
+def check_measurable(
+    world: WorldModel, episodes: Sequence[TrueEpisode], extra: ExtraMeasures
+) -> None:
+    """Find what would stop the measuring before anything is generated, which may take hours.
+
+    Raises:
+        ValueError: the episodes are too few or too short for a measure.
+        WeightsMissing: a network that measures is not installed.
+        FileNotFoundError: there is no inverse dynamics model where `extra` says.
+    """
+    check_clips([num_predicted(world, episode) for episode in episodes])
+    for weights in (I3D_KINETICS, LPIPS_ALEX, *([TRANSNET_V2] if extra.transnet else [])):
+        find(weights)
+    if extra.inverse_dynamics is not None:
+        InverseDynamics.load(extra.inverse_dynamics)
+    actions = {action for episode in episodes for action in episode.actions}
+    if extra.swaps and len(actions) < 2:
+        raise ValueError(f"a swap test needs two actions, the episodes have {sorted(actions)}")
+    if extra.probe_draws and len(episodes) < 2:
+        raise ValueError(
+            f"{len(episodes)} episode; a memory probe compares with another one: give at least two"
+        )
 
 
 def extra_scores(

@@ -70,14 +70,19 @@ def _requests(rollout: Rollout, episode: TrueEpisode) -> tuple[Request, Request]
     return Request(key, start, actions, shown), Request(key, start, actions)
 
 
+def num_predicted(model: WorldModel, episode: TrueEpisode) -> int:
+    """Frames of the chunks whose truth is shown afterwards: of `EpisodeVideos.next_chunk`."""
+    outbound = num_outbound(episode.meta)
+    num_shown = len(episode.actions) if outbound is None else outbound
+    return num_shown * model.num_generated
+
+
 def _given(
     model: WorldModel, episode: TrueEpisode
 ) -> tuple[Float[Tensor, "1 c t h w"], Float[Tensor, "1 c t2 h w"]]:
     """The first chunk, and the true chunks that the guided rollout is shown."""
     first = episode.meta.actions[0].stop
-    outbound = num_outbound(episode.meta)
-    num_shown = len(episode.actions) if outbound is None else outbound
-    last = first + num_shown * model.num_generated
+    last = first + num_predicted(model, episode)
     return episode.latents[:, :, :first], episode.latents[:, :, first:last]
 
 

@@ -9,11 +9,12 @@ from sfv.metrics.suite_common import Progress, videos_hash
 from sfv.metrics.suite_curves import score_curves
 from sfv.metrics.suite_cuts import score_transnet
 from sfv.metrics.suite_long import WAY_OUT, default_frame_features, score_long, score_true
-from sfv.metrics.suite_next_chunk import default_clip_features, score_next_chunk
+from sfv.metrics.suite_next_chunk import check_clips, default_clip_features, score_next_chunk
 
 __all__ = [
     "WAY_OUT",
     "Progress",
+    "check_clips",
     "default_clip_features",
     "default_frame_features",
     "score_actions",

@@ -22,7 +22,7 @@ from sfv.metrics.suite_common import (
     quiet,
     videos_hash,
 )
-from sfv.metrics.video import check_pair, clips
+from sfv.metrics.video import check_pair, clips, num_clips
 from sfv.rng import stream
 
 _CLIP_INTERVAL = (
@@ -74,14 +74,9 @@ def score_next_chunk(
     tell = progress or quiet
     for i, (a, b) in enumerate(zip(real, generated, strict=True)):
         _checked(i, a, b)
+    check_clips([len(video) for video in real], clip_frames, clip_stride)
     real_clips = [clips(video, clip_frames, clip_stride) for video in real]
     fake_clips = [clips(video, clip_frames, clip_stride) for video in generated]
-    num_clips = sum(len(part) for part in real_clips)
-    if num_clips < 2:
-        raise ValueError(
-            f"{num_clips} clips of {clip_frames} frames; FVD needs at least 2: give more or "
-            "longer videos, or set a smaller clip_frames or clip_stride"
-        )
     network = clip_features or default_clip_features()
     base = Passport(
         "",
@@ -99,6 +94,27 @@ def score_next_chunk(
         replace(base, frames=clip_frames, stride=clip_stride or clip_frames),
         tell,
     )
+
+
+def check_clips(
+    lengths: Sequence[int], clip_frames: int = 16, clip_stride: int | None = None
+) -> None:
+    """Check that videos make enough clips for FVD; their lengths are known before they are made.
+
+    Args:
+        lengths: frames that will be generated, of each episode.
+        clip_frames: frames in a clip.
+        clip_stride: frames between the starts of clips; None: side by side.
+
+    Raises:
+        ValueError: a video is shorter than a clip, or all together make fewer than 2 clips.
+    """
+    num = sum(num_clips(length, clip_frames, clip_stride) for length in lengths)
+    if num < 2:
+        raise ValueError(
+            f"{num} clips of {clip_frames} frames; FVD needs at least 2: give more or "
+            "longer videos, or set a smaller clip_frames or clip_stride"
+        )
 
 
 def _checked(episode: int, a: Tensor, b: Tensor) -> None:

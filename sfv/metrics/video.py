@@ -66,12 +66,22 @@ def clips(
     Raises:
         ValueError: the video is shorter than one clip, or a count is not positive.
     """
+    num_clips(video.shape[0], num_frames, stride)
+    return video.unfold(0, num_frames, num_frames if stride is None else stride).movedim(-1, 1)
+
+
+def num_clips(length: int, num_frames: int = 16, stride: int | None = None) -> int:
+    """Clips that `clips` cuts from a video of so many frames.
+
+    Raises:
+        ValueError: as `clips`.
+    """
     step = num_frames if stride is None else stride
     if num_frames < 1 or step < 1:
         raise ValueError(f"num_frames={num_frames} and stride={step} must be at least 1")
-    if video.shape[0] < num_frames:
+    if length < num_frames:
         raise ValueError(
-            f"the video has {video.shape[0]} frames, one clip needs {num_frames}: "
+            f"the video has {length} frames, one clip needs {num_frames}: "
             "give longer videos or set a smaller clip length"
         )
-    return video.unfold(0, num_frames, step).movedim(-1, 1)
+    return (length - num_frames) // step + 1

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,9 +7,10 @@ import torch
 
 from sfv.data.schema import Action
 from sfv.diffusion.sampler import SamplerSettings
+from sfv.evaluation.evaluate import measure
 from sfv.evaluation.measures import ExtraMeasures, drawn, extra_curves, extra_scores, probe
 from sfv.evaluation.swap import make_swaps
-from sfv.evaluation.videos import generate
+from sfv.evaluation.videos import generate, num_predicted
 from sfv.fast.learner import FastSettings
 from sfv.generation.episodes import TrueEpisode
 from sfv.generation.rollout import Request
@@ -132,3 +134,27 @@ def test_settings_that_cannot_be_measured_are_named(tmp_path):
         ExtraMeasures(swaps=2)
     with pytest.raises(ValueError, match="probe_draws=-1, swaps=0; allowed: 0"):
         ExtraMeasures(probe_draws=-1)
+
+
+@pytest.mark.parametrize(
+    ("num_chunks", "count", "extra", "message"),
+    [
+        (4, 2, {}, "the video has 12 frames, one clip needs 16"),
+        (5, 1, {}, "1 clips of 16 frames; FVD needs at least 2"),
+        (9, 1, {"probe_draws": 1}, "1 episode; a memory probe compares with another one"),
+        (5, 2, {"inverse_dynamics": Path("nothing")}, "nothing holds no inverse dynamics model"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is_generated(
+    world, num_chunks, count, extra, message
+):
+    walks = [episode(world, name, num_chunks) for name in "ab"[:count]]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        measure(world, walks, ["none"], SETTINGS, ExtraMeasures(**extra))
+
+
+def test_lengths_tell_what_the_videos_will_be(world):
+    walks = [episode(world, "a", 9, revisits=((15, 24),)), episode(world, "b", 5)]
+    with rollout_of(world, "none", SETTINGS) as rollout:
+        made = generate(rollout, walks)
+    assert [len(v.next_chunk) for v in made] == [num_predicted(world, walk) for walk in walks]
