@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
+from sfv.storage.weight_files import num_not_finite
+
 T = TypeVar("T")
 
 HEADER_CHARACTERS = 1_000_000
@@ -176,8 +178,7 @@ def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
         ValueError: names the first tensor that holds any.
     """
     for name, tensor in tensors.items():
-        num = int((~torch.isfinite(tensor)).sum())
-        if num:
+        if num := num_not_finite(tensor):
             raise ValueError(
                 f"{where}: {_shown(name)} holds {num} of {tensor.numel()} numbers that are NaN or "
                 "infinite; take an earlier memory (sfv memory rewind), or learn with a smaller "

@@ -68,8 +68,7 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
         ValueError: names the first tensor with such a number.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.is_meta and not is_finite(tensor):
-            wrong = int((~tensor.isfinite()).sum())
+        if tensor.is_floating_point() and not tensor.is_meta and (wrong := num_not_finite(tensor)):
             raise ValueError(
                 f"{what}: {wrong} of {tensor.numel()} numbers of {name} are NaN or infinite, so training "
                 "has diverged (lower its learning rate) or the file is damaged; use weights of before"
@@ -78,7 +77,12 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are; waits for the device."""
-    return bool(tensor.isfinite().all())
+    return not num_not_finite(tensor)
+
+
+def num_not_finite(tensor: Tensor) -> int:
+    """How many numbers are NaN or infinite; waits for the device."""
+    return tensor.numel() - int(tensor.isfinite().sum())
 
 
 @contextmanager
