@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.files import write_json
-from sfv.storage.weight_files import check_finite, read_tensors, write_tensors
+from sfv.storage.weight_files import read_tensors, write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 
@@ -52,10 +51,9 @@ class Backbone(nn.Module):
         """Write settings and weights.
 
         Raises:
-            ValueError: fast weights are part of the network's parameters.
+            ValueError: fast weights are part of the network's parameters, or a number is not finite.
         """
         require_no_fast_weights(self)
-        check_finite(self.state_dict(), f"{folder} is not written")
         write_tensors(Path(folder) / WEIGHTS_FILE, self.state_dict(), {})
         write_json(Path(folder) / CONFIG_FILE, self.settings())
 
@@ -76,7 +74,7 @@ class Backbone(nn.Module):
         return network
 
     def fast_layers(self, targets: str) -> list[str]:
-        """Full names of the layers that Θ adapts: linear ones, and convolutions over time.
+        """Full names of the layers that Θ adapts; they are linear, or convolutions along time.
 
         Args:
             targets: `temporal`, `attention` or `all`, as in `LoRASettings.targets`.
@@ -155,5 +153,4 @@ def load_exactly(part: nn.Module, state: dict[str, Tensor], source: Path) -> Non
             f"{theirs.get(name, 'absent')} there and {ours.get(name, 'absent')} here. Use the preset "
             "and settings it was trained with"
         )
-    with torch.no_grad():
-        part.load_state_dict(state)
+    part.load_state_dict(state)
