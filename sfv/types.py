@@ -18,6 +18,7 @@ Shape letters, used in every signature (jaxtyping; checked in tests):
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import torch
@@ -55,6 +56,19 @@ class Denoiser(Protocol):
             num_context: f_p, how many leading frames are clean; 0 when all are noised.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an addressed memory says of the frames to generate (`sfv.fast.addressed.read`).
+
+    Args:
+        values: r, latents; 0 where nothing was written.
+        uncertainty: u of each frame, from 0 (known) to 1 (nothing near was written).
+    """
+
+    values: Float[Tensor, "e c g h w"]
+    uncertainty: Float[Tensor, "e g"]
 
 
 @runtime_checkable

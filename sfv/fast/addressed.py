@@ -1,8 +1,8 @@
 """Fast weights with an address: written in closed form, read by pose (docs/concepts/addressed_memory.md).
 
-A linear map W from keys k (features of a frame's pose, |k| = 1) to values v (the frame's latents minus
-their mean over the episode's first chunk), fitted by recursive least squares. With the ridge λ,
-P_0 = I/λ and W_0 = 0:
+A linear map W from keys k (features of a frame's pose, |k| = 1) to values v (the frame's latents, which a
+codec centres on its training frames), fitted by recursive least squares. With the ridge λ, P_0 = I/λ and
+W_0 = 0:
 
     write a chunk K, V:   S = I + K P K'    G = P K' S⁻¹    W ← W + G (V - K W)    P ← P - G K P
     read at a key:        r = k W           u = λ k P k'    in [0, 1]: 1 where nothing was written
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -34,17 +34,11 @@ class AddressedState:
         weights: W.
         covariance: P, symmetric.
         ridge: λ.
-        mean: of the first chunk's frames; values are what differs from it. 0 before the first write.
-        key_sum: sum of all keys, which moves W to another mean when memories are merged.
-        num_frames: frames written so far.
     """
 
     weights: Float[Tensor, "e k v"] = field(repr=False)
     covariance: Float[Tensor, "e k k"] = field(repr=False)
     ridge: Float[Tensor, " e"]
-    mean: Float[Tensor, "e v"] = field(repr=False)
-    key_sum: Float[Tensor, "e k"] = field(repr=False)
-    num_frames: Int[Tensor, " e"]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Plain tensors under the names of the fields, for a safetensors file."""
@@ -65,25 +59,10 @@ class AddressedState:
             )
         e, k, v = tensors["weights"].shape if tensors["weights"].ndim == 3 else (0, 0, 0)
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        square = {"weights": (e, k, v), "covariance": (e, k, k), "mean": (e, v), "key_sum": (e, k)}
-        if not e or found != square | {"ridge": (e,), "num_frames": (e,)}:
+        if not e or found != {"weights": (e, k, v), "covariance": (e, k, k), "ridge": (e,)}:
             raise ValueError(f"the tensors of an addressed memory do not fit each other: {found}")
         _check_ridge(tensors["ridge"])
-        num_frames = tensors["num_frames"].long()
-        return cls(**{n: t.float() for n, t in tensors.items()} | {"num_frames": num_frames})
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a memory says of frames that are seen from given poses.
-
-    Args:
-        values: r, what differs from the state's mean; 0 where nothing was written.
-        uncertainty: u, from 0 (known) to 1 (nothing near was written).
-    """
-
-    values: Float[Tensor, "e t v"]
-    uncertainty: Float[Tensor, "e t"]
+        return cls(**{name: tensor.float() for name, tensor in tensors.items()})
 
 
 def fresh(
@@ -115,14 +94,10 @@ def fresh(
     ridges = torch.as_tensor(ridge, dtype=torch.float32, device=device).expand(num_episodes)
     _check_ridge(ridges)
     eye = torch.eye(key_size, device=ridges.device)
-    zeros = eye.new_zeros
     return AddressedState(
-        weights=zeros(num_episodes, key_size, value_size),
+        weights=eye.new_zeros(num_episodes, key_size, value_size),
         covariance=eye / ridges[:, None, None],
         ridge=ridges,
-        mean=zeros(num_episodes, value_size),
-        key_sum=zeros(num_episodes, key_size),
-        num_frames=torch.zeros(num_episodes, dtype=torch.long, device=ridges.device),
     )
 
 
@@ -133,7 +108,7 @@ def write(
 ) -> AddressedState:
     """The memories after one chunk more; the old state stays as it was.
 
-    The first write of an episode also sets its mean. A key of zeros writes nothing into W and P.
+    A key of zeros writes nothing. Keys and values that are both multiplied by √w count w times.
 
     Args:
         state: of e episodes.
@@ -142,61 +117,40 @@ def write(
     """
     with torch.autocast(keys.device.type, enabled=False):
         keys, frames = keys.float(), as_values(latents).float()
-        first = (state.num_frames == 0)[:, None]
-        mean = torch.where(first, frames.mean(dim=1), state.mean)
         seen = state.covariance @ keys.mT
         eye = torch.eye(keys.shape[1], device=keys.device)
         gain = torch.cholesky_solve(seen.mT, _cholesky(eye + keys @ seen)).mT
-        surprise = frames - mean[:, None] - keys @ state.weights
+        surprise = frames - keys @ state.weights
         covariance = state.covariance - gain @ seen.mT
         return AddressedState(
             weights=torch.baddbmm(state.weights, gain, surprise),
             covariance=(covariance + covariance.mT) / 2,
             ridge=state.ridge,
-            mean=mean,
-            key_sum=state.key_sum + keys.sum(dim=1),
-            num_frames=state.num_frames + keys.shape[1],
         )
 
 
-def read(state: AddressedState, keys: Float[Tensor, "e t k"]) -> Reading:
-    """What the memories say at poses: r and u.
+def read(state: AddressedState, keys: Float[Tensor, "e t k"]) -> tuple[Float[Tensor, "e t v"], Float[Tensor, "e t"]]:
+    """What the memories say of frames that are seen from given poses.
 
     Args:
         state: of e episodes.
         keys: of the frames to come, or of any others; as many as are wanted.
+
+    Returns:
+        r, 0 where nothing was written; and u, from 0 (known) to 1 (nothing near was written).
     """
     with torch.autocast(keys.device.type, enabled=False):
         keys = keys.float()
         variance = ((keys @ state.covariance) * keys).sum(dim=2)
         uncertainty = (state.ridge[:, None] * variance).clamp(0, 1)
-        return Reading(keys @ state.weights, uncertainty)
-
-
-def forget(state: AddressedState, keep: float) -> AddressedState:
-    """Fade all that was written, so that newer frames count more: sums K'K and K'V times `keep`.
-
-    Unlike dividing P by a factor, as recursive least squares often does, this leads back to the fresh
-    memory, so u stays in [0, 1]. Costs about D³ + 2 D² c h w.
-
-    Args:
-        state: of e episodes.
-        keep: 1 keeps everything, 0 nothing but the mean.
-
-    Raises:
-        ValueError: `keep` is out of its range.
-    """
-    if not 0 <= keep <= 1:
-        raise ValueError(f"keep is {keep}; allowed: 0 (forget everything) to 1 (keep everything)")
-    gram, cross = _sums(state)
-    return _from_sums(state, keep * gram, keep * cross, keep * state.key_sum)
+        return keys @ state.weights, uncertainty
 
 
 def merge(states: Sequence[AddressedState]) -> AddressedState:
     """One memory that has seen what each of them saw, as if all frames were written into the first.
 
-    Exact up to rounding, in any order: ridge regression needs the sums of K'K and K'V alone. Values of the
-    others move to the first's mean. Costs about D³ + D² c h w a memory.
+    Exact up to rounding, in any order: ridge regression needs the sums of K'K and K'V alone. Costs about
+    D³ + D² c h w a memory.
 
     Raises:
         ValueError: there is none, or they differ in shape or λ.
@@ -211,19 +165,12 @@ def merge(states: Sequence[AddressedState]) -> AddressedState:
                 f"memories of shapes {shapes[0]} and {shapes[1]} with λ {first.ridge.tolist()} and "
                 f"{other.ridge.tolist()} cannot be merged; both must be alike"
             )
-    filled = [(state.num_frames > 0)[:, None] for state in states]
-    mean = states[-1].mean
-    for state, has_mean in zip(states[::-1], filled[::-1], strict=True):
-        mean = torch.where(has_mean, state.mean, mean)
     grams, crosses = zip(*(_sums(state) for state in states), strict=True)
-    shifts = [s.key_sum[:, :, None].double() * (s.mean - mean)[:, None] for s in states]
-    merged = replace(
-        first, mean=mean, num_frames=torch.stack([state.num_frames for state in states]).sum(dim=0)
-    )
-    key_sum = torch.stack([state.key_sum for state in states]).sum(dim=0)
-    return _from_sums(
-        merged, torch.stack(grams).sum(dim=0), torch.stack([*crosses, *shifts]).sum(dim=0), key_sum
-    )
+    eye = torch.eye(first.weights.shape[1], dtype=torch.float64, device=first.weights.device)
+    gram = torch.stack(grams).sum(dim=0) + first.ridge[:, None, None].double() * eye
+    factor = _cholesky(gram)
+    weights = torch.cholesky_solve(torch.stack(crosses).sum(dim=0), factor).float()
+    return replace(first, weights=weights, covariance=torch.cholesky_inverse(factor).float())
 
 
 def as_values(latents: Float[Tensor, "e c t h w"]) -> Float[Tensor, "e t v"]:
@@ -237,7 +184,7 @@ def as_latents(
     """The other way.
 
     Args:
-        values: rows: `reading.values`, say, or those plus the state's mean: frames as the memory has them.
+        values: rows: of `read`, say.
         shape: c, h, w.
     """
     return values.reshape(*values.shape[:2], *shape).transpose(1, 2)
@@ -254,17 +201,6 @@ def _sums(state: AddressedState) -> tuple[Tensor, Tensor]:
     eye = torch.eye(precision.shape[-1], dtype=torch.float64, device=precision.device)
     gram = precision - state.ridge[:, None, None].double() * eye
     return gram, precision @ state.weights.double()
-
-
-def _from_sums(
-    state: AddressedState, gram: Tensor, cross: Tensor, key_sum: Tensor
-) -> AddressedState:
-    """The memory with these sums, and all else of `state`."""
-    eye = torch.eye(gram.shape[-1], dtype=torch.float64, device=gram.device)
-    factor = _cholesky(gram + state.ridge[:, None, None].double() * eye)
-    weights = torch.cholesky_solve(cross, factor).float()
-    covariance = torch.cholesky_inverse(factor).float()
-    return replace(state, weights=weights, covariance=covariance, key_sum=key_sum)
 
 
 def _cholesky(matrix: Float[Tensor, "e n n"]) -> Float[Tensor, "e n n"]:

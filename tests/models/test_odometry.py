@@ -104,7 +104,7 @@ def test_a_place_that_comes_again_has_the_same_key():
     out = drawn_walk(60)
     back = [reverse_action(action) for action in reversed(out)]
     poses = TABLE(frames(out + back))
-    keys = FourierKeys(plane_bandwidths(96.0))(poses)
+    keys = FourierKeys([plane_bandwidths(96.0)], 128)(poses)
     half = len(poses) // 2
     torch.testing.assert_close(keys[half:-1], keys[: half - 1].flip(0), rtol=0, atol=1e-6)
 
