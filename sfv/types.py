@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import torch
-from jaxtyping import Float, Real, UInt8
+from jaxtyping import Float, Float64, Real, UInt8
 from torch import Tensor
 
 Precision = Literal["32", "bf16"]
@@ -149,9 +149,11 @@ class WindowBatch(TypedDict):
 
 
 class EpisodeBatch(TypedDict):
-    """One whole episode as its chunk pairs in order; `pairs[i]` holds X_i then X_{i+1}."""
+    """One whole episode as its chunk pairs in order; `pairs[i]` holds X_i then X_{i+1}. `poses[i]`, where the episode
+has them, holds that of X_i's last frame, then those of X_{i+1}."""
 
     key: str
     scene: NotRequired[str]
     pairs: Float[Tensor, "n c t h w"]
     actions: list[str]
+    poses: NotRequired[Float64[Tensor, "n g 4"]]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
+from sfv.backbones.memory_input import MemoryInput
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.files import write_json
 from sfv.storage.weight_files import read_tensors, write_tensors
@@ -32,6 +33,11 @@ class Backbone(nn.Module):
     """Height and width of the latents that it is meant for; None: any."""
     trained_schedule: NoiseSchedule | None = None
     """What pretrained weights were trained on, where their folder says it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory_input: MemoryInput | None = None
+        """Reads an addressed memory; None: the network has no channels for one."""
 
     def forward(
         self,

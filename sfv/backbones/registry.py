@@ -9,7 +9,10 @@ from importlib import import_module
 
 from sfv.backbones.base import Backbone
 
-BACKBONES: dict[str, str] = {"VideoUNet": "sfv.backbones.video_unet"}
+BACKBONES: dict[str, str] = {
+    "VideoUNet": "sfv.backbones.video_unet",
+    "WanTransformer": "sfv.backbones.wan",
+}
 """Short name (the class's) → module."""
 
 TRUST = "SFV_TRUST"

@@ -265,12 +265,17 @@ class EpisodeMaker:
     def __call__(self, found: Sequence[tuple[int, Episode]]) -> EpisodeBatch:
         ((_, (meta, frames)),) = found
         pairs = windows(meta, frames, self.num_context, self.num_generated)
-        return EpisodeBatch(
+        batch = EpisodeBatch(
             key=meta.id,
             scene=meta.scene,
             pairs=torch.stack([pair.frames for pair in pairs]).float(),
             actions=[pair.action for pair in pairs],
         )
+        if meta.poses is not None:
+            poses = torch.tensor(meta.poses, dtype=torch.float64)
+            starts = [int(pair.key.rsplit("/", 1)[1]) for pair in pairs]
+            batch["poses"] = torch.stack([poses[s - 1 : s + self.num_generated] for s in starts])
+        return batch
 
 
 def whole_episodes(table: WindowTable) -> WindowTable:

@@ -79,4 +79,4 @@ def trace_fast(
 def replaying(learner: SlowLearner, settings: SlowFastSettings) -> Iterator[tuple[Any, int]]:
     """Inside, slow steps run with a Θ as in the loop: gives the callback for it, and the numbers in Θ."""
     with settings.lora.adapt(learner.denoiser) as lora:
-        yield ReplayMemory(lora), lora.num_weights
+        yield ReplayMemory(make_learner(learner, lora, settings)), lora.num_weights

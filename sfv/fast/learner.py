@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,30 +26,10 @@ from sfv.fast.history import every_other_backward, remember, replayed
 from sfv.fast.memory import FirstPair, Memory, make_optimizer
 from sfv.fast.memory_file import MemoryOrigin, StoredMemory, store
 from sfv.fast.modes import autocast, frozen
+from sfv.fast.protocol import FastReport as FastReport
 from sfv.fast.settings import RULES
 from sfv.fast.settings import FastSettings as FastSettings
 from sfv.types import FastWeights, Precision
-
-
-@dataclass(frozen=True)
-class FastReport:
-    """What learning one chunk did.
-
-    Args:
-        loss: mean training loss (`fast/loss`); NaN without a step.
-        gain: the drop of the loss on held-out noise (`fast/gain`); NaN where unmeasured, 0 if undone.
-        drift: ‖ΔW‖ over all layers together (`fast/drift`): how far Θ has moved the network.
-        undone: the guard took the chunk's learning back.
-        seconds: wall-clock time; episodes that learn in one batch share it equally.
-        layers: ‖ΔW‖ of each adapted layer.
-    """
-
-    loss: float
-    gain: float
-    drift: float = 0.0
-    undone: bool = False
-    seconds: float = 0.0
-    layers: dict[str, float] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -125,17 +105,33 @@ class FastLearner:
         theta = self.weights.fresh(rng.stream(self.seed, "theta0", episode))
         return self._memory(episode, theta, 0)
 
-    def acting(self, memories: Sequence[Memory]) -> AbstractContextManager[None]:
+    def acting(
+        self, memories: Sequence[Memory], actions: Sequence[str] = (), poses: object = None
+    ) -> AbstractContextManager[None]:
         """Inside, each memory acts on the samples of its episode, which stand side by side in a batch.
 
         A single one is folded into the weights, which costs a forward pass nothing.
 
         Args:
             memories: at least one.
+            actions: unused; Θ has no address.
+            poses: unused.
         """
         if len(memories) == 1:
             return self.weights.merged(memories[0].theta)
         return self.weights.use(torch.stack([memory.theta for memory in memories]))
+
+    def before(
+        self, memory: Memory, pair: Tensor, action: str, poses: object = None
+    ) -> Float[Tensor, " p"]:
+        """What a later slow step on the next pair needs of the memory as it is now: Θ."""
+        return memory.theta
+
+    def activate(
+        self, rows: Float[Tensor, "b p"] | None, latents: Float[Tensor, "b c t h w"]
+    ) -> None:
+        """Hand what `before` gave to the denoiser until the next call; None leaves the base."""
+        self.weights.activate(rows)
 
     def store(self, memory: Memory) -> StoredMemory:
         """Copy a memory that goes on changing; raises `ValueError` where a number is not finite."""
@@ -186,6 +182,7 @@ class FastLearner:
         pairs: Float[Tensor, "e c t h w"],
         actions: Sequence[str],
         num_context: int | None = None,
+        poses: object = None,
     ) -> list[FastReport]:
         """Take K steps on one pair S = X ++ Y of each episode, all in one batch.
 
@@ -194,6 +191,7 @@ class FastLearner:
             pairs: context (f_p frames) and generated latents, joined in time.
             actions: what leads from one to the other; most rules leave it out.
             num_context: context frames of these pairs, of which the rule may keep fewer; None: f_p.
+            poses: unused.
         """
         began = time.perf_counter()
         self._texts.clear()
@@ -223,6 +221,7 @@ class FastLearner:
         actions: Sequence[str],
         num_context: int,
         own: Sequence[bool],
+        poses: object = None,
     ) -> list[FastReport | None]:
         """Learn as `learn`, but no chunk that the model made itself where `own_chunks` forbids it.
 
@@ -232,6 +231,7 @@ class FastLearner:
             actions: as in `learn`.
             num_context: as in `learn`.
             own: of each episode, whether the newest chunk is the model's own and not a true one.
+            poses: unused.
 
         Returns:
             None for an episode whose chunk was only counted.

@@ -8,7 +8,7 @@ FOLDER/text.safetensors     only for text encoders that are learned here
 FOLDER/start.safetensors    only with a learned start of memories (Θ_0)
 """
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from sfv.backbones.base import CONFIG_FILE, Backbone, base_state_dict, load_exac
 from sfv.backbones.registry import find_backbone, name_of
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.files import claim_folder, read_json, replacing_parts, write_json
+from sfv.models.address import Address
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.device import find_device
 from sfv.models.model_folder import CHECKSUM, checksum_of, find_model, hash_of
@@ -79,6 +80,8 @@ class WorldModel:
         self.schedule, self.num_context, self.num_generated = schedule, num_context, num_generated
         self.start: dict[str, Tensor] | None = None
         """Θ_0 that the slow-fast loop learned, with its scale; None: memories start fresh."""
+        self.address: Address | None = None
+        """Of addressed memories; None: there are none."""
         self.frame_size: tuple[int, int] | None = None
         """Height and width, in pixels, of the frames of training; None: not known, any size is taken."""
         if self.denoiser.latent_channels != self.codec.latent_channels:
@@ -92,6 +95,11 @@ class WorldModel:
                 f"makes {self.text.text_dim}; set the denoiser's text_dim to that"
             )
         _check_schedule(self.denoiser, schedule)
+        if self.denoiser.memory_input is not None and not schedule.is_flow:
+            raise ValueError(
+                "the denoiser reads an addressed memory, which needs flow matching, but the schedule's "
+                f"prediction_type is {schedule.prediction_type}; set it to flow_prediction"
+            )
         _identity(self.codec)  # refuses a codec that is not fitted
         if num_context < 1 or num_generated < 1:
             raise ValueError(
@@ -196,6 +204,7 @@ class WorldModel:
         if self.text.keeps_weights:
             _load_part(self.text, folder / "text.safetensors")
         self.start = _read_start(folder, saved)
+        self.address = self.address or saved["address"]
         self.frame_size = saved["frame_size"]
 
     @classmethod
@@ -225,6 +234,7 @@ class WorldModel:
             getattr(model, name).requires_grad_(False).eval()
             _check_same(folder, name, saved[name], _identity(getattr(model, name)))
         model.start = _read_start(folder, saved)
+        model.address = saved["address"]
         model.frame_size = saved["frame_size"]
         return model.to(place)
 
@@ -242,6 +252,7 @@ class WorldModel:
             "num_context": self.num_context,
             "num_generated": self.num_generated,
             **({} if self.frame_size is None else {"frame_size": list(self.frame_size)}),
+            **({} if self.address is None else {"address": _plain(self.address)}),
             **({} if self.start is None else {"start": hash_tensors(self.start)}),
         }
 
@@ -267,6 +278,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         description["schedule"] = NoiseSchedule(**description["schedule"])
         description["num_context"], description["num_generated"]
         description["frame_size"] = _frame_size(description.get("frame_size"))
+        description["address"] = _address(description.get("address"))
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error
     if written != description.pop(CHECKSUM, written):
@@ -285,6 +297,19 @@ def _frame_size(noted: Any) -> tuple[int, int] | None:
     if not (type(height) is type(width) is int and min(height, width) > 0):
         raise ValueError(f"frame_size is {noted}; allowed: [height, width], in pixels")
     return height, width
+
+
+def _plain(address: Address) -> dict[str, Any]:
+    """As JSON holds it."""
+    motions = {action: list(moved) for action, moved in address.motions.items()}
+    return {**asdict(replace(address, motions={})), "motions": motions}
+
+
+def _address(noted: Any) -> Address | None:
+    """Models without addressed memories have none."""
+    if noted is None:
+        return None
+    return Address(**noted | {"scales": tuple(tuple(scale) for scale in noted["scales"])})
 
 
 def _check_part(name: str, part: nn.Module, protocol: type, kept_by: tuple[str, ...]) -> None:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from sfv.fast.learner import FastLearner, FastReport
+from sfv.fast.addressed_learner import AddressedLearner
+from sfv.fast.learner import FastLearner
 from sfv.fast.memory import Memory
 from sfv.fast.modes import frozen
+from sfv.fast.protocol import EpisodeMemory, FastReport, MemoryLearner
 from sfv.generation.rollout import Request, Rollout
 from sfv.training.loop_settings import MemoryScope
 from sfv.training.replay import Replay
@@ -26,11 +28,13 @@ class Lesson:
         pair: X_i then X_{i+1}.
         action: c_i.
         key: episode and chunk.
+        poses: recorded ones of X_i's last frame and of X_{i+1}; None where the episode has none.
     """
 
     pair: Float[Tensor, "1 c t h w"] = field(repr=False)
     action: str
     key: str
+    poses: Float64[Tensor, "g 4"] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class FastPhase:
     """Learns groups of episodes with Φ frozen.
 
     Args:
-        learner: trains Θ.
+        learner: teaches the memories.
         replay: gets (X_i, X_{i+1}, c_i, Θ_i) of every pair.
         max_chunks: pairs learned of each episode, from its start; None takes all.
         at_once: courses that learn in one batch; None: all of a group.
@@ -78,7 +82,7 @@ class FastPhase:
 
     def __init__(
         self,
-        learner: FastLearner,
+        learner: MemoryLearner,
         replay: Replay,
         max_chunks: int | None = None,
         at_once: int | None = None,
@@ -94,6 +98,16 @@ class FastPhase:
         """ε_Φ, bare: outside of what DDP wraps around it, so that ranks may learn unequal numbers."""
         module: nn.Module = self.learner.denoiser
         return module
+
+    @property
+    def start(self) -> Float[Tensor, " p"] | None:
+        """A learned Θ_0; None without one."""
+        return self.learner.start if isinstance(self.learner, FastLearner) else None
+
+    def start_from(self, start: Float[Tensor, " p"] | None) -> None:
+        """Begin the episodes to come with this Θ_0, where the memory has one."""
+        if isinstance(self.learner, FastLearner):
+            self.learner.start_from(start)
 
     def courses(self, episodes: Sequence[EpisodeBatch], first_visit: int) -> list[Course]:
         """Group episodes to courses.
@@ -116,8 +130,11 @@ class FastPhase:
     def lessons(self, episode: EpisodeBatch) -> list[Lesson]:
         """The pairs of an episode that are learned."""
         actions = episode["actions"][: self.max_chunks]
-        pairs = torch.split(episode["pairs"], 1)
-        return [Lesson(pairs[i], a, f"{episode['key']}/{i}") for i, a in enumerate(actions)]
+        pairs, poses = torch.split(episode["pairs"], 1), episode.get("poses")
+        return [
+            Lesson(pairs[i], a, f"{episode['key']}/{i}", None if poses is None else poses[i])
+            for i, a in enumerate(actions)
+        ]
 
     def learn(
         self, courses: Sequence[Course], on_chunk: Callable[[list[FastReport]], None]
@@ -128,22 +145,25 @@ class FastPhase:
             courses: of a group.
             on_chunk: told what each batch of chunks did.
         """
-        start = self.learner.start
+        start = self.start
         drift = None if start is None else torch.zeros_like(start)
         for alike in _batches(courses, self.at_once or len(courses)):
             for memory in self._learn_batch(alike, on_chunk):
                 if drift is not None and start is not None:
+                    assert isinstance(memory, Memory)
                     drift += memory.theta.detach().cpu() - start
         return Learned(drift, len(courses))
 
     def learn_pairs(
-        self, memories: Sequence[Memory], lessons: Sequence[Lesson]
+        self, memories: Sequence[EpisodeMemory], lessons: Sequence[Lesson]
     ) -> list[FastReport]:
-        """K fast steps on one pair of each memory, true or with a generated second half."""
+        """Learn one pair of each memory, true or with a generated second half."""
         actions = [lesson.action for lesson in lessons]
-        pairs = torch.cat([lesson.pair for lesson in lessons]).to(memories[0].theta.device)
+        device = next(self.denoiser.parameters()).device
+        pairs = torch.cat([lesson.pair for lesson in lessons]).to(device)
         if self.rollout is None:
-            return self.learner.learn(list(memories), pairs, actions)
+            poses = [lesson.poses for lesson in lessons]
+            return self.learner.learn(memories, pairs, actions, poses=poses)
         contexts = torch.split(pairs[:, :, : self.rollout.model.num_context], 1)
         requests = [
             Request(memory.episode, context, [action], memory=memory)
@@ -155,9 +175,15 @@ class FastPhase:
             memory.context = None  # the next chunk follows the true one
         return [report for (chunk,) in made if (report := chunk.learned) is not None]
 
+    def calibrate(self) -> None:
+        """Tell the denoiser how far to trust what addressed memories say, by the group just learned."""
+        if isinstance(self.learner, AddressedLearner):
+            items = self.replay.items
+            self.learner.calibrate([item.theta() for item in items], [item.latents for item in items])
+
     def _learn_batch(
         self, courses: Sequence[Course], on_chunk: Callable[[list[FastReport]], None]
-    ) -> list[Memory]:
+    ) -> list[EpisodeMemory]:
         """The replay is filled course by course while learning goes chunk by chunk."""
         memories = [self.learner.fresh(course.name) for course in courses]
         ends = accumulate((len(course.lessons) for course in courses), initial=len(self.replay))
@@ -166,8 +192,8 @@ class FastPhase:
             going = [n for n, course in enumerate(courses) if i < len(course.lessons)]
             lessons = [courses[n].lessons[i] for n in going]
             for n, lesson in zip(going, lessons, strict=True):
-                theta = memories[n].theta
-                self.replay.put(places[n] + i, lesson.pair, lesson.action, lesson.key, theta)
+                row = self.learner.before(memories[n], lesson.pair, lesson.action, lesson.poses)
+                self.replay.put(places[n] + i, lesson.pair, lesson.action, lesson.key, row)
             on_chunk(self.learn_pairs([memories[n] for n in going], lessons))
         return memories
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sfv.diffusion.sampler import SamplerSettings
+from sfv.fast.addressed_learner import AddressedSettings
 from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.training.replay import ReplayOrder, ThetaStore
 from sfv.types import Precision
@@ -11,6 +12,7 @@ from sfv.types import Precision
 InnerPairs = Literal["true", "generated"]
 MemoryScope = Literal["episode", "scene"]
 MemoryStart = Literal["fresh", "learned"]
+MemoryKind = Literal["temp_lora", "addressed"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class SlowFastSettings:
     Args:
         episodes_per_group: episodes in one fast phase, on each rank; at least 1.
         max_chunks: chunk pairs taken of each episode, from its start; at least 1, None takes all.
+        memory: what the inner phase teaches: `temp_lora`, the paper's Θ by gradient steps, or `addressed`,
+            written in closed form and read by pose, which needs `model.address`.
+        addressed: how an addressed memory is written.
         lora: the shape of Θ.
         fast: how Θ learns.
         precision: arithmetic of the fast steps.
@@ -46,6 +51,8 @@ class SlowFastSettings:
 
     episodes_per_group: int = 2
     max_chunks: int | None = None
+    memory: MemoryKind = "temp_lora"
+    addressed: AddressedSettings = field(default_factory=AddressedSettings)
     lora: LoRASettings = field(default_factory=LoRASettings)
     fast: FastSettings = field(default_factory=FastSettings)
     precision: Precision = "32"

@@ -87,23 +87,24 @@ class FastLoop(_Loop):
 
     def commit(self) -> None:
         """The group is learned, on all ranks: a checkpoint need not go back to its start any more."""
-        learned, start = self._learned, self.phase.learner.start
+        self.phase.calibrate()
+        learned, start = self._learned, self.phase.start
         if start is not None and learned is not None and learned.drift is not None:
             strategy, count = self.trainer.strategy, torch.tensor([float(learned.num_courses)])
             mine = torch.cat([learned.drift, count]).to(strategy.root_device)
             summed: Tensor = strategy.reduce(mine, reduce_op="sum").cpu()
             assert self.meta_learning_rate is not None
             moved = start + self.meta_learning_rate * summed[:-1] / summed[-1]
-            self.phase.learner.start_from(moved)
+            self.phase.start_from(moved)
         self._before, self._learned = None, None
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         chunks = self.num_chunks if self._before is None else self._before
-        return {"chunks": chunks, "start": self.phase.learner.start}
+        return {"chunks": chunks, "start": self.phase.start}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         self.num_chunks = state_dict["chunks"]
-        self.phase.learner.start_from(state_dict["start"])
+        self.phase.start_from(state_dict["start"])
 
     def _take(self, data_fetcher: _DataFetcher) -> list[EpisodeBatch]:
         group: list[EpisodeBatch] = []

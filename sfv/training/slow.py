@@ -14,6 +14,7 @@ from sfv import rng
 from sfv.backbones.recompute import recompute_activations
 from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss, noise_context
 from sfv.diffusion.schedule import NoiseSchedule
+from sfv.models.address import Address
 from sfv.models.world_model import WorldModel
 from sfv.training.sharding import shard
 from sfv.training.speedups import compile_blocks
@@ -29,6 +30,7 @@ class SlowLearner(pl.LightningModule):
         schedule: diffusion noise schedule and what the denoiser predicts.
         num_context: f_p, clean frames in front, in frames.
         num_generated: f_g, frames to generate, in frames.
+        address: of addressed memories, which the model keeps; None has none.
         optimizer: called with the parameters to train. Paper: Adam, learning rate 5e-6 at batch 128.
         lr_scheduler: called with the optimiser, stepped once a slow step; none keeps the rate constant.
         text_dropout: share of samples whose action is replaced by "no text", which fast learning and
@@ -55,6 +57,7 @@ class SlowLearner(pl.LightningModule):
         schedule: NoiseSchedule = NoiseSchedule(),  # noqa: B008 (frozen)
         num_context: int = 8,
         num_generated: int = 8,
+        address: Address | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         text_dropout: float = 0.1,
@@ -73,6 +76,7 @@ class SlowLearner(pl.LightningModule):
         if not 0.0 <= context_dropout < 1.0:
             raise ValueError(f"context_dropout is {context_dropout}; allowed: 0 to below 1")
         self.world_model = WorldModel(denoiser, codec, text, schedule, num_context, num_generated)
+        self.world_model.address = address
         if init_from is not None:
             self.world_model.load_weights(init_from)
         # Registered here so that Lightning moves, trains and saves them.

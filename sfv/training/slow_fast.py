@@ -9,7 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 
 from sfv import rng
+from sfv.fast.addressed_learner import AddressedLearner
 from sfv.fast.learner import FastLearner
+from sfv.fast.protocol import MemoryLearner
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.generation.rollout import Rollout
 from sfv.training.attempts import FencedCheckpointIO
@@ -25,13 +27,13 @@ from sfv.training.slow import SlowLearner
 class ReplayMemory(pl.Callback):
     """Hands the Θ_i of a slow batch, frozen, to the denoiser for the slow step on it."""
 
-    def __init__(self, lora: TemporalLoRA) -> None:
-        self.lora = lora
+    def __init__(self, learner: MemoryLearner) -> None:
+        self.learner = learner
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.lora.activate(batch["memory"])
+        self.learner.activate(batch["memory"], batch["latents"])
 
     def on_train_batch_end(
         self,
@@ -41,7 +43,7 @@ class ReplayMemory(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self.lora.activate(None)
+        self.learner.activate(None, batch["latents"])
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ class EpisodeScore:
     """
 
     phase: FastPhase
-    lora: TemporalLoRA
     learner: SlowLearner
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -64,13 +65,38 @@ class EpisodeScore:
         memory = self.phase.learner.fresh(f"val/{batch['key']}")
         with gathered(self.learner):  # episodes are not equally long on all ranks
             for lesson in self.phase.lessons(batch):  # type: ignore[arg-type]
-                with self.lora.use(memory.theta[None]):
+                with self.phase.learner.acting([memory], [lesson.action], [lesson.poses]):
                     yield {
                         "latents": lesson.pair,
                         "actions": [lesson.action],
                         "num_context": self.learner.num_context,
                     }
                 self.phase.learn_pairs([memory], [lesson])
+
+
+@contextmanager
+def fast_learner(
+    learner: SlowLearner, settings: SlowFastSettings
+) -> Iterator[FastLearner | AddressedLearner]:
+    """The learner of the loop's memories; what it puts into the denoiser is there only inside."""
+    if settings.memory == "addressed":
+        address = learner.world_model.address
+        if address is None:
+            raise ValueError(
+                "slow_fast.memory is addressed, but the model has no address: set model.address (the motions "
+                "of its actions), or slow_fast.memory: temp_lora"
+            )
+        yield AddressedLearner(
+            learner.denoiser,
+            address,
+            learner.num_context,
+            learner.num_generated,
+            settings.addressed,
+            settings.seed,
+        )
+        return
+    with settings.lora.adapt(learner.denoiser) as lora:
+        yield make_learner(learner, lora, settings)
 
 
 def make_learner(
@@ -90,10 +116,12 @@ def make_learner(
 
 
 def make_phase(
-    trainer: pl.Trainer, learner: SlowLearner, lora: TemporalLoRA, settings: SlowFastSettings
+    trainer: pl.Trainer,
+    learner: SlowLearner,
+    fast: FastLearner | AddressedLearner,
+    settings: SlowFastSettings,
 ) -> FastPhase:
     """Build the fast phase, with the replay it fills."""
-    fast = make_learner(learner, lora, settings)
     rollout = None
     if settings.inner_pairs == "generated":
         rollout = Rollout(
@@ -111,8 +139,8 @@ def make_phase(
         settings.memory_scope,
         rollout,
     )
-    if settings.start == "learned":
-        begun = learner.world_model.start
+    if settings.start == "learned" and isinstance(fast, FastLearner):
+        begun, lora = learner.world_model.start, fast.weights
         fresh = lora.fresh(rng.stream(settings.seed, "theta0", "start"))
         fast.start_from(fresh if begun is None else settings.lora.theta(lora, begun))
     return phase
@@ -128,10 +156,10 @@ def with_memories(
 ) -> Iterator[FastPhase]:
     """Θ has its place in the denoiser inside; slow steps and validation get the one of their pair."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    with settings.lora.adapt(learner.denoiser) as lora:
-        phase = make_phase(trainer, learner, lora, settings)
-        memory, before = ReplayMemory(lora), learner.windows_of
-        learner.windows_of = EpisodeScore(phase, lora, learner)
+    with fast_learner(learner, settings) as fast:
+        phase = make_phase(trainer, learner, fast, settings)
+        memory, before = ReplayMemory(fast), learner.windows_of
+        learner.windows_of = EpisodeScore(phase, learner)
         callbacks.append(memory)
         try:
             yield phase
@@ -168,8 +196,9 @@ def fit_slow_fast(
         trainer.fit_loop = SlowFastFitLoop(stock, fast_loop, replay, plan, learner.num_context)
         use_loop_bar(trainer)
         trainer.fit(learner, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
-        start = phase.learner.start
+        start = phase.start
         if start is not None:
+            assert isinstance(phase.learner, FastLearner)
             learner.world_model.start = settings.lora.state(phase.learner.weights, start)
 
 

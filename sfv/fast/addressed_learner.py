@@ -1,0 +1,308 @@
+"""The addressed memory as a learner: one closed-form write a chunk in place of gradient steps.
+
+`FastLearner`'s counterpart: the same calls make, act, learn and store a memory. What a memory says of the
+frames to come depends on their poses alone, so it is read once a chunk, before sampling.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from math import inf
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from sfv import rng
+from sfv.backbones.base import Backbone
+from sfv.backbones.memory_input import MemoryInput
+from sfv.fast.addressed import AddressedState, as_latents, as_values, fresh, read, write
+from sfv.fast.keys import FourierKeys, plane_bandwidths
+from sfv.fast.protocol import FastReport, Poses
+from sfv.models.address import Address
+from sfv.types import Reading
+
+@dataclass(frozen=True)
+class AddressedSettings:
+    """How an addressed memory is written.
+
+    Args:
+        own_chunks: write also the chunks that the model made itself. False writes only frames that were
+            shown.
+        own_weight: how many times a frame that the model made itself counts, 0 to 1; shown frames count
+            once.
+        pose_noise: largest deviation of the noise on written poses, way in the world's units and turn in
+            degrees; every episode draws its own share of it. For training, so that Φ learns to read poses
+            that are not exact.
+    """
+
+    own_chunks: bool = True
+    own_weight: float | int = 1.0
+    pose_noise: tuple[float | int, float | int] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.own_weight <= 1 or not all(0 <= n < inf for n in self.pose_noise):
+            raise ValueError(
+                f"addressed memory got own_weight={self.own_weight}, pose_noise={self.pose_noise}; "
+                "allowed: own_weight 0 to 1, pose_noise 0 and above"
+            )
+
+
+@dataclass(eq=False)
+class AddressedMemory:
+    """The addressed memory of one episode; learning changes it in place.
+
+    Args:
+        episode: names the episode's random streams.
+        pose: of the newest frame, relative to the newest frame of the first context.
+        state: what was written; None before the first chunk, when the size of latents is not known yet.
+        shape: c, h, w of the latents that were written.
+        num_chunks: chunks that went by, written or not.
+        context: the newest frames, which the next chunk follows; None outside a rollout.
+    """
+
+    episode: str
+    pose: Float64[Tensor, " q"]
+    state: AddressedState | None = field(default=None, repr=False)
+    shape: tuple[int, int, int] = (0, 0, 0)
+    num_chunks: int = 0
+    context: Tensor | None = field(default=None, repr=False)
+
+
+class AddressedLearner:
+    """Writes and reads addressed memories for a denoiser that reads them.
+
+    Args:
+        denoiser: Φ, with a `memory_input`.
+        address: keys and odometry.
+        num_context: f_p.
+        num_generated: f_g.
+        settings: how chunks are written.
+        seed: names the noise streams.
+
+    Raises:
+        ValueError: the denoiser has no input for a memory.
+    """
+
+    def __init__(
+        self,
+        denoiser: Backbone,
+        address: Address,
+        num_context: int,
+        num_generated: int,
+        settings: AddressedSettings = AddressedSettings(),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> None:
+        if denoiser.memory_input is None:
+            raise ValueError(
+                "this denoiser has no input channels for an addressed memory: train one with "
+                "reads_memory: true, or use the temporal LoRA"
+            )
+        self.denoiser, self.address, self.settings = denoiser, address, settings
+        self.num_context, self.num_generated, self.seed = num_context, num_generated, seed
+        self._input: MemoryInput = denoiser.memory_input
+        scales = [plane_bandwidths(*scale) for scale in address.scales]
+        self._keys = FourierKeys(scales, address.key_size, seed=address.seed)
+
+    def fresh(self, episode: str) -> AddressedMemory:
+        """Start an episode with nothing written."""
+        return AddressedMemory(episode, self.address.origin())
+
+    def acting(
+        self,
+        memories: Sequence[AddressedMemory],
+        actions: Sequence[str],
+        poses: Poses | None = None,
+    ) -> AbstractContextManager[None]:
+        """Inside, the denoiser sees what each memory says of the chunk that its action leads to."""
+        return self._input.use(self.read(memories, actions, poses))
+
+    def read(
+        self,
+        memories: Sequence[AddressedMemory],
+        actions: Sequence[str],
+        poses: Poses | None = None,
+    ) -> Reading | None:
+        """What each memory says of the next chunk; None where nothing has been written at all."""
+        found = [
+            self._read(memory, pose)
+            for memory, pose in zip(memories, self._poses(memories, actions, poses), strict=True)
+        ]
+        known = next((reading for reading in found if reading is not None), None)
+        if known is None:
+            return None
+        nothing = Reading(torch.zeros_like(known.values), torch.ones_like(known.uncertainty))
+        each = [nothing if reading is None else reading for reading in found]
+        return Reading(
+            torch.cat([reading.values for reading in each]),
+            torch.cat([reading.uncertainty for reading in each]),
+        )
+
+    def before(
+        self,
+        memory: AddressedMemory,
+        pair: Float[Tensor, "1 c t h w"],
+        action: str,
+        poses: Float64[Tensor, "n 4"] | None = None,
+    ) -> Float[Tensor, " p"]:
+        """What a later slow step on the next pair needs of the memory as it is now: the reading, as a row."""
+        reading = self.read([memory], [action], [poses])
+        if reading is None:
+            new = pair[:, :, -self.num_generated :]
+            return torch.cat([torch.zeros(new.numel()), torch.ones(self.num_generated)])
+        return torch.cat([reading.values.flatten(), reading.uncertainty.flatten()])
+
+    def activate(
+        self, rows: Float[Tensor, "b p"] | None, latents: Float[Tensor, "b c t h w"]
+    ) -> None:
+        """Hand what `before` gave to the denoiser until the next call; None: nothing.
+
+        Args:
+            rows: one a sample.
+            latents: the samples, for the sizes.
+        """
+        self._input.reading = None
+        if rows is not None:
+            new = latents[:, :, -self.num_generated :]
+            self._input.reading = Reading(*self._split(rows, new))
+
+    def calibrate(
+        self, rows: Sequence[Float[Tensor, " p"]], pairs: Sequence[Float[Tensor, "1 c t h w"]]
+    ) -> None:
+        """Tell the denoiser how far such readings are to be trusted; a trained one keeps what it knows.
+
+        Args:
+            rows: of `before`, of training episodes.
+            pairs: what they were read for.
+        """
+        if bool(self._input.is_calibrated):
+            return
+        new = torch.cat([pair[:, :, -self.num_generated :] for pair in pairs])
+        values, uncertainty = self._split(torch.stack(list(rows)), new)
+        self._input.calibrate(
+            values.transpose(1, 2).flatten(0, 1), uncertainty.flatten(), new.transpose(1, 2).flatten(0, 1)
+        )
+
+    def learn(
+        self,
+        memories: Sequence[AddressedMemory],
+        pairs: Float[Tensor, "e c t h w"],
+        actions: Sequence[str],
+        num_context: int | None = None,
+        poses: Poses | None = None,
+    ) -> list[FastReport]:
+        """Write one chunk of each episode; see `FastLearner.learn`."""
+        own = [False] * len(memories)
+        found = self.learn_allowed(memories, pairs, actions, num_context, own, poses)
+        return [report for report in found if report is not None]
+
+    @torch.no_grad()
+    def learn_allowed(
+        self,
+        memories: Sequence[AddressedMemory],
+        pairs: Float[Tensor, "e c t h w"],
+        actions: Sequence[str],
+        num_context: int | None,
+        own: Sequence[bool],
+        poses: Poses | None = None,
+    ) -> list[FastReport | None]:
+        """Write as `learn`, the model's own chunks as the settings say.
+
+        Args:
+            memories: one an episode; changed in place.
+            pairs: context and new frames. Of the first pair of an episode the newest context frame is
+                written too, at the origin.
+            actions: one an episode.
+            num_context: context frames of these pairs; None: f_p.
+            own: of each episode, whether the new frames are the model's own and not true ones.
+            poses: recorded ones.
+
+        Returns:
+            None for an episode whose chunk was only counted.
+        """
+        places = self._poses(memories, actions, poses)
+        first = self.num_context if num_context is None else num_context
+        reports: list[FastReport | None] = []
+        for memory, pair, pose, is_own in zip(memories, pairs, places, own, strict=True):
+            weight = float(self.settings.own_weight) if is_own else 1.0
+            if is_own and not self.settings.own_chunks:
+                weight = 0.0
+            reports.append(self._write(memory, pair[None], pose, first, weight))
+            memory.pose = pose[-1]
+            memory.num_chunks += 1
+        return reports
+
+    def num_bytes(self) -> int:
+        """Bytes of one memory of 8 x 8 cells; it never grows."""
+        size = self.address.key_size
+        return 4 * size * (size + self.denoiser.latent_channels * 64)
+
+    def _split(
+        self, rows: Float[Tensor, "b p"], new: Float[Tensor, "b c g h w"]
+    ) -> tuple[Float[Tensor, "b c g h w"], Float[Tensor, "b g"]]:
+        """r and u of rows of `before`."""
+        frames = self.num_generated
+        return rows[:, :-frames].reshape(new.shape), rows[:, -frames:]
+
+    def _poses(
+        self, memories: Sequence[AddressedMemory], actions: Sequence[str], poses: Poses | None
+    ) -> list[Float64[Tensor, "g q"]]:
+        recorded = [None] * len(memories) if poses is None else poses
+        return [
+            self.address.follow(action, self.num_generated, memory.pose, given)
+            for memory, action, given in zip(memories, actions, recorded, strict=True)
+        ]
+
+    def _read(self, memory: AddressedMemory, poses: Float64[Tensor, "g q"]) -> Reading | None:
+        if memory.state is None:
+            return None
+        values, uncertainty = read(memory.state, self._keys(poses)[None].to(memory.state.ridge.device))
+        return Reading(as_latents(values, memory.shape), uncertainty)
+
+    def _write(
+        self,
+        memory: AddressedMemory,
+        pair: Float[Tensor, "1 c t h w"],
+        poses: Float64[Tensor, "g q"],
+        num_context: int,
+        weight: float,
+    ) -> FastReport | None:
+        """Write the new frames of a pair; before the first, the newest context frame too."""
+        began = time.perf_counter()
+        if memory.state is None:
+            memory.shape = (pair.shape[1], pair.shape[3], pair.shape[4])
+            size = math.prod(memory.shape)
+            memory.state = fresh(1, self.address.key_size, size, self.address.ridge, pair.device)
+            keys = self._keys(memory.pose[None])[None].to(pair.device)
+            memory.state = write(memory.state, keys, pair[:, :, num_context - 1 : num_context])
+        if not weight:
+            return None
+        new = pair[:, :, num_context:]
+        keys = self._keys(self._jittered(memory, poses))[None].to(pair.device)
+        before = self._error(memory.state, keys, new)
+        root = math.sqrt(weight)
+        memory.state = write(memory.state, root * keys, root * new)
+        after = self._error(memory.state, keys, new)
+        size = float(memory.state.weights.norm())
+        return FastReport(before, before - after, size, seconds=time.perf_counter() - began)
+
+    def _jittered(
+        self, memory: AddressedMemory, poses: Float64[Tensor, "g q"]
+    ) -> Float64[Tensor, "g q"]:
+        """Poses with the noise of training."""
+        way, turn = self.settings.pose_noise
+        if not way and not turn:
+            return poses
+        share = torch.rand((), generator=rng.stream(self.seed, "pose-noise", memory.episode))
+        draws = rng.stream(self.seed, "pose-noise", memory.episode, memory.num_chunks)
+        noise = torch.randn(poses.shape, generator=draws, dtype=poses.dtype)
+        return poses + share.double() * noise * torch.tensor([way, way, turn], dtype=poses.dtype)
+
+    @staticmethod
+    def _error(
+        state: AddressedState, keys: Float[Tensor, "1 t k"], frames: Float[Tensor, "1 c t h w"]
+    ) -> float:
+        """Mean squared error of what the memory says of frames."""
+        return float((read(state, keys)[0] - as_values(frames)).square().mean())
