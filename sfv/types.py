@@ -28,6 +28,9 @@ from torch import Tensor
 Precision = Literal["32", "bf16"]
 """Arithmetic of forward passes: float32, or bfloat16 autocast."""
 
+MemoryKind = Literal["temp_lora", "addressed"]
+"""Kinds of memory: the paper's temporal LoRA, and addressed fast weights."""
+
 LoRATargets = Literal["temporal", "attention", "all"]
 """Which layers carry Θ; what each means is the backbone's to say (`Backbone.fast_layers`)."""
 
@@ -150,7 +153,7 @@ class WindowBatch(TypedDict):
 
 class EpisodeBatch(TypedDict):
     """One whole episode as its chunk pairs in order; `pairs[i]` holds X_i then X_{i+1}. `poses[i]`, where the episode
-has them, holds that of X_i's last frame, then those of X_{i+1}."""
+    has them, holds that of X_i's last frame, then those of X_{i+1}."""
 
     key: str
     scene: NotRequired[str]

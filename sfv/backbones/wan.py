@@ -16,7 +16,9 @@ from sfv.rng import seed_of
 _TARGETS = {
     "temporal": re.compile(r"\.blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)$"),
     "attention": re.compile(r"\.blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)$"),
-    "all": re.compile(r"\.blocks\.\d+\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))$"),
+    "all": re.compile(
+        r"\.blocks\.\d+\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))$"
+    ),
 }
 
 
@@ -78,7 +80,9 @@ class WanTransformer(Backbone):
                 patch_size=(1, patch, patch),
                 num_attention_heads=num_heads,
                 attention_head_dim=head_dim,
-                in_channels=self.memory_input.num_channels if self.memory_input else latent_channels,
+                in_channels=self.memory_input.num_channels
+                if self.memory_input
+                else latent_channels,
                 out_channels=latent_channels,
                 text_dim=text_dim,
                 freq_dim=256,

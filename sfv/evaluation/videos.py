@@ -66,8 +66,10 @@ def generate(
 def _requests(rollout: Rollout, episode: TrueEpisode) -> tuple[Request, Request]:
     """The guided and the long rollout of an episode."""
     start, shown = _given(rollout.model, episode)
-    actions, key = episode.actions, episode.meta.id
-    return Request(key, start, actions, shown), Request(key, start, actions)
+    actions, key, poses = episode.actions, episode.meta.id, episode.poses_after(start.shape[2])
+    return Request(key, start, actions, shown, poses=poses), Request(
+        key, start, actions, poses=poses
+    )
 
 
 def num_predicted(model: WorldModel, episode: TrueEpisode) -> int:

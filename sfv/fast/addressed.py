@@ -129,7 +129,9 @@ def write(
         )
 
 
-def read(state: AddressedState, keys: Float[Tensor, "e t k"]) -> tuple[Float[Tensor, "e t v"], Float[Tensor, "e t"]]:
+def read(
+    state: AddressedState, keys: Float[Tensor, "e t k"]
+) -> tuple[Float[Tensor, "e t v"], Float[Tensor, "e t"]]:
     """What the memories say of frames that are seen from given poses.
 
     Args:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from math import inf
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Float64
@@ -20,9 +21,13 @@ from sfv.backbones.base import Backbone
 from sfv.backbones.memory_input import MemoryInput
 from sfv.fast.addressed import AddressedState, as_latents, as_values, fresh, read, write
 from sfv.fast.keys import FourierKeys, plane_bandwidths
+from sfv.fast.memory_file import MemoryOrigin, StoredMemory, store
 from sfv.fast.protocol import FastReport, Poses
 from sfv.models.address import Address
 from sfv.types import Reading
+
+OdometryKind = Literal["actions", "recorded"]
+
 
 @dataclass(frozen=True)
 class AddressedSettings:
@@ -33,6 +38,8 @@ class AddressedSettings:
             shown.
         own_weight: how many times a frame that the model made itself counts, 0 to 1; shown frames count
             once.
+        odometry: where poses come from: `actions` integrates the model's motions of them, `recorded` takes
+            what the episode recorded.
         pose_noise: largest deviation of the noise on written poses, way in the world's units and turn in
             degrees; every episode draws its own share of it. For training, so that Φ learns to read poses
             that are not exact.
@@ -40,6 +47,7 @@ class AddressedSettings:
 
     own_chunks: bool = True
     own_weight: float | int = 1.0
+    odometry: OdometryKind = "actions"
     pose_noise: tuple[float | int, float | int] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
@@ -56,17 +64,17 @@ class AddressedMemory:
 
     Args:
         episode: names the episode's random streams.
-        pose: of the newest frame, relative to the newest frame of the first context.
-        state: what was written; None before the first chunk, when the size of latents is not known yet.
+        state: what was written.
         shape: c, h, w of the latents that were written.
+        pose: of the newest frame, relative to the newest frame of the first context.
         num_chunks: chunks that went by, written or not.
         context: the newest frames, which the next chunk follows; None outside a rollout.
     """
 
     episode: str
+    state: AddressedState = field(repr=False)
+    shape: tuple[int, int, int]
     pose: Float64[Tensor, " q"]
-    state: AddressedState | None = field(default=None, repr=False)
-    shape: tuple[int, int, int] = (0, 0, 0)
     num_chunks: int = 0
     context: Tensor | None = field(default=None, repr=False)
 
@@ -81,6 +89,7 @@ class AddressedLearner:
         num_generated: f_g.
         settings: how chunks are written.
         seed: names the noise streams.
+        origin: what stored memories name as theirs; None where none is stored.
 
     Raises:
         ValueError: the denoiser has no input for a memory.
@@ -94,6 +103,7 @@ class AddressedLearner:
         num_generated: int,
         settings: AddressedSettings = AddressedSettings(),  # noqa: B008 (frozen)
         seed: int = 0,
+        origin: MemoryOrigin | None = None,
     ) -> None:
         if denoiser.memory_input is None:
             raise ValueError(
@@ -102,13 +112,24 @@ class AddressedLearner:
             )
         self.denoiser, self.address, self.settings = denoiser, address, settings
         self.num_context, self.num_generated, self.seed = num_context, num_generated, seed
+        self._origin = origin
         self._input: MemoryInput = denoiser.memory_input
         scales = [plane_bandwidths(*scale) for scale in address.scales]
         self._keys = FourierKeys(scales, address.key_size, seed=address.seed)
 
-    def fresh(self, episode: str) -> AddressedMemory:
-        """Start an episode with nothing written."""
-        return AddressedMemory(episode, self.address.origin())
+    def fresh(self, episode: str, context: Float[Tensor, "1 c t h w"]) -> AddressedMemory:
+        """Start an episode: the newest frame of its first context is written, at the origin.
+
+        Args:
+            episode: names the episode's random streams.
+            context: clean latents.
+        """
+        newest, pose = context[:, :, -1:], self.address.origin()
+        shape = (newest.shape[1], newest.shape[3], newest.shape[4])
+        size, device = self.address.key_size, next(self.denoiser.parameters()).device
+        state = fresh(1, size, math.prod(shape), self.address.ridge, device)
+        keys = self._keys(pose[None])[None].to(device)
+        return AddressedMemory(episode, write(state, keys, newest.to(device)), shape, pose)
 
     def acting(
         self,
@@ -124,21 +145,15 @@ class AddressedLearner:
         memories: Sequence[AddressedMemory],
         actions: Sequence[str],
         poses: Poses | None = None,
-    ) -> Reading | None:
-        """What each memory says of the next chunk; None where nothing has been written at all."""
-        found = [
-            self._read(memory, pose)
-            for memory, pose in zip(memories, self._poses(memories, actions, poses), strict=True)
-        ]
-        known = next((reading for reading in found if reading is not None), None)
-        if known is None:
-            return None
-        nothing = Reading(torch.zeros_like(known.values), torch.ones_like(known.uncertainty))
-        each = [nothing if reading is None else reading for reading in found]
-        return Reading(
-            torch.cat([reading.values for reading in each]),
-            torch.cat([reading.uncertainty for reading in each]),
-        )
+    ) -> Reading:
+        """What each memory says of the next chunk."""
+        values, uncertainty = [], []
+        for memory, pose in zip(memories, self._poses(memories, actions, poses), strict=True):
+            keys = self._keys(pose)[None].to(memory.state.ridge.device)
+            found = read(memory.state, keys)
+            values.append(as_latents(found[0], memory.shape))
+            uncertainty.append(found[1])
+        return Reading(torch.cat(values), torch.cat(uncertainty))
 
     def before(
         self,
@@ -149,9 +164,6 @@ class AddressedLearner:
     ) -> Float[Tensor, " p"]:
         """What a later slow step on the next pair needs of the memory as it is now: the reading, as a row."""
         reading = self.read([memory], [action], [poses])
-        if reading is None:
-            new = pair[:, :, -self.num_generated :]
-            return torch.cat([torch.zeros(new.numel()), torch.ones(self.num_generated)])
         return torch.cat([reading.values.flatten(), reading.uncertainty.flatten()])
 
     def activate(
@@ -182,7 +194,9 @@ class AddressedLearner:
         new = torch.cat([pair[:, :, -self.num_generated :] for pair in pairs])
         values, uncertainty = self._split(torch.stack(list(rows)), new)
         self._input.calibrate(
-            values.transpose(1, 2).flatten(0, 1), uncertainty.flatten(), new.transpose(1, 2).flatten(0, 1)
+            values.transpose(1, 2).flatten(0, 1),
+            uncertainty.flatten(),
+            new.transpose(1, 2).flatten(0, 1),
         )
 
     def learn(
@@ -212,8 +226,7 @@ class AddressedLearner:
 
         Args:
             memories: one an episode; changed in place.
-            pairs: context and new frames. Of the first pair of an episode the newest context frame is
-                written too, at the origin.
+            pairs: context and new frames.
             actions: one an episode.
             num_context: context frames of these pairs; None: f_p.
             own: of each episode, whether the new frames are the model's own and not true ones.
@@ -234,6 +247,59 @@ class AddressedLearner:
             memory.num_chunks += 1
         return reports
 
+    def check_pairs(self, memory: AddressedMemory, expected: tuple[int, ...]) -> None:
+        """Refuse a memory of latents of another size.
+
+        Raises:
+            ValueError: they differ.
+        """
+        channels, _, height, width = expected
+        if memory.shape != (channels, height, width):
+            raise ValueError(
+                f"memory {memory.episode!r} was written with latents of (channels, height, width) "
+                f"{memory.shape}, but this rollout makes {(channels, height, width)}; go on with a start of "
+                "the size that the memory was written with"
+            )
+
+    def store(self, memory: AddressedMemory) -> StoredMemory:
+        """Copy a memory that goes on changing.
+
+        Raises:
+            ValueError: a number is not finite.
+        """
+        assert self._origin is not None
+        weights = {name: t.to("cpu", copy=True) for name, t in memory.state.state_dict().items()}
+        extras = {"pose": memory.pose.clone()}
+        if memory.context is not None:
+            extras["context"] = memory.context.detach().to("cpu", copy=True)
+        shape = torch.tensor(memory.shape, dtype=torch.float32)
+        return store(memory, {**weights, "shape": shape}, extras, self._origin)
+
+    def restore(self, stored: StoredMemory) -> AddressedMemory:
+        """Take up a stored episode where it was left.
+
+        Raises:
+            ValueError: it is a memory of another kind, or its keys are not this model's.
+        """
+        header = stored.header
+        if (header.kind, header.r) != ("addressed", self.address.key_size):
+            raise ValueError(
+                f"memory {header.episode!r} is of kind {header.kind} and size {header.r}; this model writes "
+                f"addressed memories of key size {self.address.key_size}"
+            )
+        device = next(self.denoiser.parameters()).device
+        tensors = {name: tensor.to(device) for name, tensor in stored.weights.items()}
+        channels, height, width = (int(size) for size in tensors.pop("shape"))
+        context = stored.extras.get("context")
+        return AddressedMemory(
+            header.episode,
+            AddressedState.from_state_dict(tensors),
+            (channels, height, width),
+            stored.extras["pose"].clone(),
+            header.num_chunks,
+            None if context is None else context.to(device),
+        )
+
     def num_bytes(self) -> int:
         """Bytes of one memory of 8 x 8 cells; it never grows."""
         size = self.address.key_size
@@ -249,17 +315,18 @@ class AddressedLearner:
     def _poses(
         self, memories: Sequence[AddressedMemory], actions: Sequence[str], poses: Poses | None
     ) -> list[Float64[Tensor, "g q"]]:
-        recorded = [None] * len(memories) if poses is None else poses
+        recorded: Poses = [None] * len(memories)
+        if self.settings.odometry == "recorded":
+            recorded = recorded if poses is None else poses
+            missing = [m.episode for m, p in zip(memories, recorded, strict=True) if p is None]
+            if missing:
+                raise ValueError(
+                    f"odometry is recorded, but episode {missing[0]!r} has no poses; take odometry: actions"
+                )
         return [
             self.address.follow(action, self.num_generated, memory.pose, given)
             for memory, action, given in zip(memories, actions, recorded, strict=True)
         ]
-
-    def _read(self, memory: AddressedMemory, poses: Float64[Tensor, "g q"]) -> Reading | None:
-        if memory.state is None:
-            return None
-        values, uncertainty = read(memory.state, self._keys(poses)[None].to(memory.state.ridge.device))
-        return Reading(as_latents(values, memory.shape), uncertainty)
 
     def _write(
         self,
@@ -269,18 +336,12 @@ class AddressedLearner:
         num_context: int,
         weight: float,
     ) -> FastReport | None:
-        """Write the new frames of a pair; before the first, the newest context frame too."""
+        """Write the new frames of a pair."""
         began = time.perf_counter()
-        if memory.state is None:
-            memory.shape = (pair.shape[1], pair.shape[3], pair.shape[4])
-            size = math.prod(memory.shape)
-            memory.state = fresh(1, self.address.key_size, size, self.address.ridge, pair.device)
-            keys = self._keys(memory.pose[None])[None].to(pair.device)
-            memory.state = write(memory.state, keys, pair[:, :, num_context - 1 : num_context])
         if not weight:
             return None
-        new = pair[:, :, num_context:]
-        keys = self._keys(self._jittered(memory, poses))[None].to(pair.device)
+        new = pair[:, :, num_context:].to(memory.state.ridge.device)
+        keys = self._keys(self._jittered(memory, poses))[None].to(new.device)
         before = self._error(memory.state, keys, new)
         root = math.sqrt(weight)
         memory.state = write(memory.state, root * keys, root * new)

@@ -94,11 +94,12 @@ class FastLearner:
         """Begin the episodes to come with this Θ_0."""
         self._start = start
 
-    def fresh(self, episode: str) -> Memory:
+    def fresh(self, episode: str, context: Tensor | None = None) -> Memory:
         """Start an episode: Θ fresh (or the learned start), optimiser fresh.
 
         Args:
             episode: names the episode's random streams.
+            context: unused; Θ learns pairs.
         """
         if self.start is not None:
             return self._memory(episode, self.start, 0)
@@ -136,7 +137,7 @@ class FastLearner:
     def store(self, memory: Memory) -> StoredMemory:
         """Copy a memory that goes on changing; raises `ValueError` where a number is not finite."""
         assert self._origin is not None
-        return store(memory, self.weights, self._origin)
+        return store(memory, self.weights.state(memory.theta), memory.extras(), self._origin)
 
     def restore(self, stored: StoredMemory) -> Memory:
         """Take up a stored episode where it was left.

@@ -56,6 +56,14 @@ _NUMBERS = {
     "optimizer.step": (0, 1e9),
     "first.chunk_idx": (0, LIMITS["num_chunks"][1]),
 }
+_ADDRESSED = {
+    "weights": "1 D v",
+    "covariance": "1 D D",
+    "ridge": "1",
+    "shape": "three",
+    "extra.pose": "q",
+    "extra.context": "1 c t h w",
+}
 _LONGEST = {"n": 10_000, "characters": 100_000}
 
 
@@ -169,6 +177,37 @@ def check_extras(extras: Mapping[str, Tensor], num_weights: int, where: str) -> 
             )
     require_finite({f"extra.{name}": tensor for name, tensor in extras.items()}, where)
     _check_values(extras, where)
+
+
+def check_addressed(
+    weights: Mapping[str, Tensor], extras: Mapping[str, Tensor], key_size: int, where: str
+) -> None:
+    """An addressed memory holds W, P and λ of one episode, its pose, and the newest frames or none.
+
+    Raises:
+        ValueError: names the first tensor that is missing, unknown or of another form.
+    """
+    given = {**weights, **{f"extra.{name}": tensor for name, tensor in extras.items()}}
+    sizes = {"D": key_size}
+    for name in given.keys() | _ADDRESSED.keys() - {"extra.context"}:
+        form, tensor = _ADDRESSED.get(name), given.get(name)
+        if (
+            form is None
+            or tensor is None
+            or tensor.dtype not in _FLOATS
+            or not _fits(tensor, form, sizes)
+        ):
+            found = "missing" if tensor is None else _form(tensor)
+            raise ValueError(
+                f"{where}: tensor {_shown(name)} is {found}; allowed in an addressed memory of key size "
+                f"{key_size}: {', '.join(f'{n} [{f}]' for n, f in _ADDRESSED.items())}, all floats"
+            )
+    if weights["weights"].shape[2] != weights["shape"].prod():
+        raise ValueError(
+            f"{where}: tensor weights has rows of {weights['weights'].shape[2]} numbers, shape says "
+            f"{weights['shape'].tolist()}"
+        )
+    require_finite(given, where)
 
 
 def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:

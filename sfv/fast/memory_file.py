@@ -17,18 +17,19 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sfv.fast.memory import Memory
 from sfv.fast.memory_check import (
     HEADER_CHARACTERS,
+    check_addressed,
     check_episode,
     check_extras,
     check_weights,
     read_fields,
     require_finite,
 )
+from sfv.fast.protocol import EpisodeMemory
 from sfv.storage.weight_files import hash_tensors, write_tensors
 from sfv.texts import printable
-from sfv.types import FastWeights
+from sfv.types import MemoryKind
 
 FORMAT = "sfv.memory/2"
 SUFFIX = ".memory.safetensors"
@@ -48,6 +49,7 @@ class MemoryHeader:
         alpha: its scale is alpha / r.
         origin: how it was made, if not by a rollout alone: "merged from ...".
         settings: of the rollout that made it: sampler, lora, fast, precision, seed.
+        kind: of memory; of an addressed one `r` is the key size D and `alpha` the ridge λ.
     """
 
     base: str
@@ -57,6 +59,7 @@ class MemoryHeader:
     alpha: float
     origin: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    kind: MemoryKind = "temp_lora"
 
     @property
     def scale(self) -> float:
@@ -73,12 +76,14 @@ class MemoryOrigin:
         r: rank of Θ.
         alpha: its scale is alpha / r.
         settings: of what makes them: sampler, lora, fast, precision, seed.
+        kind: of memory, see `MemoryHeader`.
     """
 
     fingerprint: Callable[[], str]
     r: int
     alpha: float
     settings: dict[str, Any]
+    kind: MemoryKind = "temp_lora"
 
     @cached_property
     def base(self) -> str:
@@ -112,8 +117,19 @@ class StoredMemory:
         }
 
 
-def store(memory: Memory, weights: FastWeights, origin: MemoryOrigin) -> StoredMemory:
+def store(
+    memory: EpisodeMemory,
+    weights: dict[str, Tensor],
+    extras: dict[str, Tensor],
+    origin: MemoryOrigin,
+) -> StoredMemory:
     """Take a picture of a memory that goes on changing.
+
+    Args:
+        memory: of an episode.
+        weights: a copy of what it has learned.
+        extras: a copy of what going on needs beside.
+        origin: what it belongs to.
 
     Raises:
         ValueError: a number in it is NaN or infinite.
@@ -125,8 +141,9 @@ def store(memory: Memory, weights: FastWeights, origin: MemoryOrigin) -> StoredM
         origin.r,
         origin.alpha,
         settings=origin.settings,
+        kind=origin.kind,
     )
-    stored = StoredMemory(header, weights.state(memory.theta), memory.extras())
+    stored = StoredMemory(header, weights, extras)
     for tensors in (stored.weights, stored.extras):
         require_finite(tensors, f"memory {memory.episode!r}")
     return stored
@@ -140,6 +157,8 @@ def save_memory(path: Path, stored: StoredMemory) -> None:
         ValueError: it is nothing that `load_memory` would read; nothing was written.
     """
     header = asdict(stored.header)
+    if stored.header.kind == "temp_lora":
+        del header["kind"]  # as files had it before there were other kinds
     extras = {f"{_EXTRA}{name}": tensor for name, tensor in stored.extras.items()}
     tensors = {**stored.weights, **extras}
     # One entry: safetensors writes several in any order, and equal memories shall be equal files.
@@ -190,6 +209,9 @@ def _check(
     path: Path, header: MemoryHeader, weights: dict[str, Tensor], extras: dict[str, Tensor]
 ) -> None:
     check_episode(header.episode, f"{path}: header.episode")
+    if header.kind == "addressed":
+        check_addressed(weights, extras, header.r, str(path))
+        return
     check_weights(weights, header.r, str(path))
     check_extras(extras, sum(tensor.numel() for tensor in weights.values()), str(path))
 

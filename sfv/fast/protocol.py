@@ -8,7 +8,7 @@ A rollout, the planner, the playground, the benchmark and the slow-fast loop kno
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -39,6 +39,7 @@ class FastReport:
     layers: dict[str, float] = field(default_factory=dict, repr=False)
 
 
+@runtime_checkable
 class EpisodeMemory(Protocol):
     """The state of one episode; learning changes it in place.
 
@@ -53,6 +54,7 @@ class EpisodeMemory(Protocol):
     context: Tensor | None
 
 
+@runtime_checkable
 class MemoryLearner(Protocol):
     """Makes memories, lets them act on the denoiser, and teaches them chunk after chunk.
 
@@ -66,8 +68,13 @@ class MemoryLearner(Protocol):
     num_context: int
     seed: int
 
-    def fresh(self, episode: str) -> Any:
-        """Start an episode: a memory with which the denoiser equals its base."""
+    def fresh(self, episode: str, context: Float[Tensor, "1 c t h w"]) -> Any:
+        """Start an episode.
+
+        Args:
+            episode: names the episode's random streams.
+            context: the clean frames that it begins with.
+        """
         ...
 
     def acting(

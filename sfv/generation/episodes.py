@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from sfv.data.episodes import episodes as read_episodes
@@ -31,6 +32,12 @@ class TrueEpisode:
     def actions(self) -> list[str]:
         """One a chunk to make: the first chunk is given."""
         return [action.text for action in self.meta.actions[1:]]
+
+    def poses_after(self, first: int) -> Float64[Tensor, "n 4"] | None:
+        """Recorded poses from frame `first` - 1 on, which a request that begins with `first` takes."""
+        if self.meta.poses is None:
+            return None
+        return torch.tensor(self.meta.poses[first - 1 :], dtype=torch.float64)
 
 
 def load_episodes(folder: Path, world: WorldModel, num: int | None) -> list[TrueEpisode]:

@@ -6,12 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from sfv.diffusion.sampler import OnStep, SamplerSettings
-from sfv.fast.learner import FastLearner, FastReport
-from sfv.fast.memory import Memory
+from sfv.fast.protocol import EpisodeMemory, FastReport, MemoryLearner, Poses
 from sfv.generation.chunk_sampler import ChunkSampler
 from sfv.models.world_model import WorldModel
 from sfv.types import Precision
@@ -39,7 +38,7 @@ class Chunk:
     shown: Float[Tensor, "1 c t h w"] | None
     learned: FastReport | None
     seconds: float
-    memory: Memory | None = field(default=None, repr=False)
+    memory: EpisodeMemory | None = field(default=None, repr=False)
 
     @property
     def kept(self) -> Float[Tensor, "1 c t h w"]:
@@ -59,14 +58,23 @@ class Request:
         memory: a memory to go on with, changed in place; None begins with a fresh one. The chunks are
             counted from where it is, so a rollout that was cut in two draws the noise of a whole one.
         first_chunk: where the count begins without a memory.
+        poses: recorded ones, for an addressed memory: that of the start's last frame, then one a frame.
+            None integrates the actions.
     """
 
     episode: str
     start: Float[Tensor, "1 c t h w"]
     actions: Sequence[str]
     shown: Float[Tensor, "1 c t2 h w"] | None = None
-    memory: Memory | None = None
+    memory: EpisodeMemory | None = None
     first_chunk: int = 0
+    poses: Float64[Tensor, "n 4"] | None = None
+
+    def poses_of(self, chunk: int, num_frames: int) -> Float64[Tensor, "g 4"] | None:
+        """Recorded poses of a chunk to make, counted from 0, with that of the frame before."""
+        if self.poses is None:
+            return None
+        return self.poses[chunk * num_frames : (chunk + 1) * num_frames + 1]
 
 
 @dataclass(eq=False)
@@ -75,7 +83,7 @@ class _Journey:
 
     request: Request
     context: Tensor
-    memory: Memory | None
+    memory: EpisodeMemory | None
     first_chunk: int
     num_made: int = 0
 
@@ -98,7 +106,7 @@ class Rollout:
     Args:
         model: Φ and what goes with it.
         sampler: which diffusion sampler, how many sampling steps, guidance.
-        learner: trains Θ after each chunk; None generates without memory.
+        learner: teaches the memory after each chunk; None generates without memory.
         seed: names the sampling noise: equal with and without memory.
         precision: arithmetic of sampling.
     """
@@ -107,7 +115,7 @@ class Rollout:
         self,
         model: WorldModel,
         sampler: SamplerSettings,
-        learner: FastLearner | None = None,
+        learner: MemoryLearner | None = None,
         seed: int = 0,
         precision: Precision = "32",
     ) -> None:
@@ -186,7 +194,7 @@ class Rollout:
     def _begin(self, request: Request) -> _Journey:
         memory = request.memory
         if memory is None and self.learner is not None:
-            memory = self.learner.fresh(request.episode)
+            memory = self.learner.fresh(request.episode, request.start)
         first = request.first_chunk if memory is None else memory.num_chunks
         return _Journey(request, request.start[:, :, -self._num_context :], memory, first)
 
@@ -203,7 +211,9 @@ class Rollout:
         memories = [journey.memory for journey in going if journey.memory is not None]
         if self.learner is not None:
             own = [true is None for true in shown]
-            reports = self.learner.learn_allowed(memories, pairs, actions, self._num_context, own)
+            reports = self.learner.learn_allowed(
+                memories, pairs, actions, self._num_context, own, self._poses(going)
+            )
         contexts = pairs[:, :, -self._num_context :]
         for journey, context in zip(going, torch.split(contexts, 1), strict=True):
             journey.context = context
@@ -232,6 +242,11 @@ class Rollout:
                 f"the start has {start.shape[2]} frames, but this model needs a context of {window}; "
                 "give a longer start"
             )
+        if request.poses is not None and len(request.poses) != len(actions) * num_new + 1:
+            raise ValueError(
+                f"{len(request.poses)} poses are given for {len(actions)} chunks of {num_new} frames; give "
+                "one a frame, and in front that of the start's last frame"
+            )
         num_shown = 0 if shown is None else shown.shape[2]
         if num_shown % num_new or num_shown > len(actions) * num_new:
             raise ValueError(
@@ -259,7 +274,12 @@ class Rollout:
     def _with_memory(self, going: Sequence[_Journey]) -> AbstractContextManager[None]:
         if self.learner is None:
             return nullcontext()
-        return self.learner.acting([j.memory for j in going if j.memory is not None])
+        memories = [journey.memory for journey in going if journey.memory is not None]
+        return self.learner.acting(memories, [j.action for j in going], self._poses(going))
+
+    def _poses(self, going: Sequence[_Journey]) -> Poses:
+        num = self.model.num_generated
+        return [journey.request.poses_of(journey.num_made, num) for journey in going]
 
 
 def join(start: Tensor, chunks: Sequence[Chunk]) -> Float[Tensor, "1 c t h w"]:

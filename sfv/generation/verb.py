@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sfv.fast.memory import Memory
+from sfv.fast.protocol import EpisodeMemory
 from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory
 from sfv.files import claimed, read_json, regular_file, write_bytes, write_json
 from sfv.generation.episodes import load_episodes
@@ -112,7 +112,7 @@ def rollout(
     if resume_from is not None:
         rows, memory = ("fast",), load_memory(resume_from, base)
         if generation == GenerationSettings():
-            generation = settings_from(memory.header.settings, str(resume_from))
+            generation = settings_from(memory.header.settings, memory.header.kind, str(resume_from))
     if (start, actions, episodes, resume_from) == (None, None, None, None):
         start, actions = find_example(model) or (None, None)
     tasks = _tasks(world, start, actions, episodes, num_episodes, fps, memory, fit)
@@ -176,7 +176,7 @@ class _Writer:
             memory = learner.restore(task.memory)
         return Request(task.name, start, task.actions, memory=memory)
 
-    def _keep(self, name: str, memory: Memory, is_last: bool) -> None:
+    def _keep(self, name: str, memory: EpisodeMemory, is_last: bool) -> None:
         due = self.memory_every and memory.num_chunks % self.memory_every == 0
         if not (due or is_last):
             return

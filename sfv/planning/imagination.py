@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfv.diffusion.sampler import SamplerSettings
-from sfv.fast.learner import FastLearner, FastReport
-from sfv.fast.memory import Memory
+from sfv.fast.protocol import EpisodeMemory, FastReport, MemoryLearner
 from sfv.generation.chunk_sampler import ChunkSampler
 from sfv.models.world_model import WorldModel
 from sfv.planning.environment import Environment, video_of
@@ -37,7 +36,7 @@ class Imagined:
 class Imagination(Protocol):
     """Imagines one episode, chunk by chunk."""
 
-    def begin(self, episode: str, given: Video, memory: Memory | None) -> None:
+    def begin(self, episode: str, given: Video, memory: EpisodeMemory | None) -> None:
         """Start an episode.
 
         Args:
@@ -62,7 +61,7 @@ class Imagination(Protocol):
         ...
 
     @property
-    def memory(self) -> Memory | None:
+    def memory(self) -> EpisodeMemory | None:
         """Θ as it stands."""
         ...
 
@@ -82,22 +81,22 @@ class WorldImagination:
         self,
         world: WorldModel,
         sampler: SamplerSettings,
-        learner: FastLearner | None,
+        learner: MemoryLearner | None,
         seed: int = 0,
         precision: Precision = "32",
     ) -> None:
         self.world, self.learner = world, learner
         self._sampler = ChunkSampler(world, sampler, seed, precision)
         self._num_context = world.num_context if learner is None else learner.num_context
-        self._memory: Memory | None = None
+        self._memory: EpisodeMemory | None = None
         self._context = torch.zeros(0)
         self._episode, self._chunk = "", 0
 
     @property
-    def memory(self) -> Memory | None:
+    def memory(self) -> EpisodeMemory | None:
         return self._memory
 
-    def begin(self, episode: str, given: Video, memory: Memory | None) -> None:
+    def begin(self, episode: str, given: Video, memory: EpisodeMemory | None) -> None:
         if len(given) < self._num_context:
             raise ValueError(
                 f"{len(given)} frames are given, but this model needs a context of {self._num_context}; "
@@ -109,12 +108,12 @@ class WorldImagination:
         self._context = self.world.encode(given[None])[:, :, -self._num_context :]
         self._memory = memory
         if memory is None and self.learner is not None:
-            self._memory = self.learner.fresh(episode)
+            self._memory = self.learner.fresh(episode, self._context)
 
     def imagine(self, actions: Sequence[str]) -> list[Imagined]:
         num = len(actions)
         context = self._context.expand(num, -1, -1, -1, -1)
-        with self._with_memory():
+        with self._with_memory(actions):
             latents = self._sampler(context, actions, [(self._episode, self._chunk)] * num)
         videos = self.world.decode(latents)
         return [
@@ -138,10 +137,10 @@ class WorldImagination:
         self._chunk += 1
         return report
 
-    def _with_memory(self) -> AbstractContextManager[None]:
+    def _with_memory(self, actions: Sequence[str]) -> AbstractContextManager[None]:
         if self.learner is None or self._memory is None:
             return nullcontext()
-        return self.learner.acting([self._memory])
+        return self.learner.acting([self._memory] * len(actions), actions)
 
 
 class TrueImagination:
@@ -151,13 +150,13 @@ class TrueImagination:
         environment: the one in which plans are executed; each look ahead is taken back.
     """
 
-    memory: Memory | None = None
+    memory: EpisodeMemory | None = None
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         self._ahead: Any = None
 
-    def begin(self, episode: str, given: Video, memory: Memory | None) -> None:
+    def begin(self, episode: str, given: Video, memory: EpisodeMemory | None) -> None:
         del episode, given, memory
         self._ahead = None
 

@@ -102,7 +102,7 @@ class Player:
             start: clean latents; at least f_p frames.
             strip: the same, decoded by `strip`.
         """
-        memory = self._learner.fresh(episode)
+        memory = self._learner.fresh(episode, start)
         return Made(
             None,
             dict.fromkeys(ROWS, start),

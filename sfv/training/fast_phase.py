@@ -154,6 +154,13 @@ class FastPhase:
                     drift += memory.theta.detach().cpu() - start
         return Learned(drift, len(courses))
 
+    def begin(self, name: str, lesson: Lesson) -> EpisodeMemory:
+        """The fresh memory of an episode that begins with this pair."""
+        memory: EpisodeMemory = self.learner.fresh(
+            name, lesson.pair[:, :, : self.learner.num_context]
+        )
+        return memory
+
     def learn_pairs(
         self, memories: Sequence[EpisodeMemory], lessons: Sequence[Lesson]
     ) -> list[FastReport]:
@@ -179,13 +186,15 @@ class FastPhase:
         """Tell the denoiser how far to trust what addressed memories say, by the group just learned."""
         if isinstance(self.learner, AddressedLearner):
             items = self.replay.items
-            self.learner.calibrate([item.theta() for item in items], [item.latents for item in items])
+            self.learner.calibrate(
+                [item.theta() for item in items], [item.latents for item in items]
+            )
 
     def _learn_batch(
         self, courses: Sequence[Course], on_chunk: Callable[[list[FastReport]], None]
     ) -> list[EpisodeMemory]:
         """The replay is filled course by course while learning goes chunk by chunk."""
-        memories = [self.learner.fresh(course.name) for course in courses]
+        memories = [self.begin(course.name, course.lessons[0]) for course in courses]
         ends = accumulate((len(course.lessons) for course in courses), initial=len(self.replay))
         places = list(ends)
         for i in range(max(len(course.lessons) for course in courses)):

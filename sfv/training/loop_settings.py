@@ -7,12 +7,11 @@ from sfv.diffusion.sampler import SamplerSettings
 from sfv.fast.addressed_learner import AddressedSettings
 from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.training.replay import ReplayOrder, ThetaStore
-from sfv.types import Precision
+from sfv.types import MemoryKind, Precision
 
 InnerPairs = Literal["true", "generated"]
 MemoryScope = Literal["episode", "scene"]
 MemoryStart = Literal["fresh", "learned"]
-MemoryKind = Literal["temp_lora", "addressed"]
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,10 @@ class EpisodeScore:
         if "pairs" not in batch:
             yield batch
             return
-        memory = self.phase.learner.fresh(f"val/{batch['key']}")
+        lessons = self.phase.lessons(batch)  # type: ignore[arg-type]
+        memory = self.phase.begin(f"val/{batch['key']}", lessons[0])
         with gathered(self.learner):  # episodes are not equally long on all ranks
-            for lesson in self.phase.lessons(batch):  # type: ignore[arg-type]
+            for lesson in lessons:
                 with self.phase.learner.acting([memory], [lesson.action], [lesson.poses]):
                     yield {
                         "latents": lesson.pair,

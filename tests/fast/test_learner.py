@@ -247,7 +247,9 @@ def test_a_stored_memory_learns_on_bit_for_bit(world, lora, latents):
     learner = make_learner(world, lora, **settings)
     whole, _ = learned(learner, latents, num=4)
     half, _ = learned(learner, latents, num=2)
-    stored = store(half, lora, MemoryOrigin(world.fingerprint, 4, 4.0, {}))
+    stored = store(
+        half, lora.state(half.theta), half.extras(), MemoryOrigin(world.fingerprint, 4, 4.0, {})
+    )
     del half
     again = make_learner(world, lora, **settings).restore(stored)
     for i in (2, 3):

@@ -264,9 +264,19 @@ def test_a_memory_of_another_size_is_refused_before_sampling(world, latents):
 def test_a_memory_that_is_not_finite_is_not_stored(world, latents):
     with TemporalLoRA(world.denoiser, r=4, alpha=4.0) as lora:
         memory = make_rollout(world, lora).run("e", latents[:, :, :3], ACTIONS[:1])[0].memory
-        store(memory, lora, MemoryOrigin(world.fingerprint, 4, 4.0, {}))
+        store(
+            memory,
+            lora.state(memory.theta),
+            memory.extras(),
+            MemoryOrigin(world.fingerprint, 4, 4.0, {}),
+        )
         memory.context[0, 0, 0, 0, 0] = torch.inf
         with pytest.raises(
             ValueError, match=r"memory 'e': 'context' holds 1 of 360 numbers that are"
         ):
-            store(memory, lora, MemoryOrigin(world.fingerprint, 4, 4.0, {}))
+            store(
+                memory,
+                lora.state(memory.theta),
+                memory.extras(),
+                MemoryOrigin(world.fingerprint, 4, 4.0, {}),
+            )

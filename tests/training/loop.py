@@ -57,7 +57,7 @@ def phi(learner):
 def theta(trainer):
     """(A, B) that act in every adapted layer right now; None where Φ is alone."""
     (replay,) = (c for c in trainer.callbacks if isinstance(c, ReplayMemory))
-    return [layer.active for layer in replay.lora.layers]
+    return [layer.active for layer in replay.learner.weights.layers]
 
 
 def num_hooks(learner):

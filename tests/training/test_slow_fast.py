@@ -115,8 +115,8 @@ def test_the_learned_start_moves_by_the_mean_of_what_was_learned(data):
             self.phase = trainer.fit_loop.fast_loop.phase
             learn = self.phase.learner.learn
 
-            def noted(memories, *args):
-                reports = learn(memories, *args)
+            def noted(memories, *args, **poses):
+                reports = learn(memories, *args, **poses)
                 ends.extend(memory.theta.clone() for memory in memories)
                 return reports
 
