@@ -115,6 +115,10 @@ class FastWeights(Protocol):
         """A new Θ: the denoiser with it equals its base exactly."""
         ...
 
+    def activate(self, theta: Float[Tensor, "e p"] | None) -> None:
+        """Hand over Θ until the next call; None leaves the base."""
+        ...
+
     def use(self, theta: Float[Tensor, "e p"] | None) -> AbstractContextManager[None]:
         """Inside, every episode of a batch has its own Θ; its samples stand side by side."""
         ...
@@ -152,8 +156,10 @@ class WindowBatch(TypedDict):
 
 
 class EpisodeBatch(TypedDict):
-    """One whole episode as its chunk pairs in order; `pairs[i]` holds X_i then X_{i+1}. `poses[i]`, where the episode
-    has them, holds that of X_i's last frame, then those of X_{i+1}."""
+    """One whole episode as its chunk pairs in order; `pairs[i]` holds X_i then X_{i+1}.
+
+    `poses[i]`, where the episode has them, holds that of X_i's last frame, then those of X_{i+1}.
+    """
 
     key: str
     scene: NotRequired[str]

@@ -121,15 +121,15 @@ class MemoryInput(nn.Module):
     def _read(
         self, noisy: Float[Tensor, "b c g h w"]
     ) -> tuple[Float[Tensor, "b c g h w"], Float[Tensor, "b g"]]:
-        """r and u of the batch; samples of one episode stand side by side."""
+        """Values and uncertainty of the batch; samples of one episode stand side by side."""
         if self.reading is None:
             return torch.zeros_like(noisy), noisy.new_ones(len(noisy), noisy.shape[2])
         values, uncertainty = self.reading.values, self.reading.uncertainty
         if noisy.shape[2] != values.shape[2] or len(noisy) % len(values):
             raise ValueError(
-                f"a reading of {len(values)} episodes and {values.shape[2]} frames was handed over, but the "
-                f"batch has {len(noisy)} samples of {noisy.shape[2]} new frames; read the frames that are "
-                "to be generated"
+                f"a reading of {len(values)} episodes and {values.shape[2]} frames was handed over, but "
+                f"the batch has {len(noisy)} samples of {noisy.shape[2]} new frames; read the frames that "
+                "are to be generated"
             )
         each = len(noisy) // len(values)
         return (

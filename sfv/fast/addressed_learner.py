@@ -101,7 +101,7 @@ class AddressedLearner:
         address: Address,
         num_context: int,
         num_generated: int,
-        settings: AddressedSettings = AddressedSettings(),  # noqa: B008 (frozen)
+        settings: AddressedSettings = AddressedSettings(),
         seed: int = 0,
         origin: MemoryOrigin | None = None,
     ) -> None:
@@ -162,7 +162,7 @@ class AddressedLearner:
         action: str,
         poses: Float64[Tensor, "n 4"] | None = None,
     ) -> Float[Tensor, " p"]:
-        """What a later slow step on the next pair needs of the memory as it is now: the reading, as a row."""
+        """The reading as a row: what a later slow step on the next pair needs of the memory."""
         reading = self.read([memory], [action], [poses])
         return torch.cat([reading.values.flatten(), reading.uncertainty.flatten()])
 
@@ -257,8 +257,8 @@ class AddressedLearner:
         if memory.shape != (channels, height, width):
             raise ValueError(
                 f"memory {memory.episode!r} was written with latents of (channels, height, width) "
-                f"{memory.shape}, but this rollout makes {(channels, height, width)}; go on with a start of "
-                "the size that the memory was written with"
+                f"{memory.shape}, but this rollout makes {(channels, height, width)}; give a start of the "
+                "size that the memory was written with"
             )
 
     def store(self, memory: AddressedMemory) -> StoredMemory:
@@ -284,8 +284,8 @@ class AddressedLearner:
         header = stored.header
         if (header.kind, header.r) != ("addressed", self.address.key_size):
             raise ValueError(
-                f"memory {header.episode!r} is of kind {header.kind} and size {header.r}; this model writes "
-                f"addressed memories of key size {self.address.key_size}"
+                f"memory {header.episode!r} is of kind {header.kind} and size {header.r}; this model "
+                f"writes addressed memories of key size {self.address.key_size}"
             )
         device = next(self.denoiser.parameters()).device
         tensors = {name: tensor.to(device) for name, tensor in stored.weights.items()}
@@ -308,7 +308,7 @@ class AddressedLearner:
     def _split(
         self, rows: Float[Tensor, "b p"], new: Float[Tensor, "b c g h w"]
     ) -> tuple[Float[Tensor, "b c g h w"], Float[Tensor, "b g"]]:
-        """r and u of rows of `before`."""
+        """Values and uncertainty of rows of `before`."""
         frames = self.num_generated
         return rows[:, :-frames].reshape(new.shape), rows[:, -frames:]
 

@@ -16,10 +16,10 @@ class FourierKeys(nn.Module):
 
         k = [sin(F x), cos(F x)] / √(D/2)      rows of F normal with deviation 1/bandwidth
 
-    x are the pose's coordinates. Products of keys approach the mean of the scales' Gaussian kernels, with an
-    error of about 1/√D: at one scale, k(p)·k(q) ≈ exp(-Σ_i (x_i - y_i)² / 2 b_i²). So a bandwidth is how far
-    apart, in a coordinate, two frames still mostly share what is stored: small ones keep places apart,
-    large ones fill gaps. Several scales do both.
+    x are the pose's coordinates. Products of keys approach the mean of the scales' Gaussian kernels, with
+    an error of about 1/√D: at one scale, k(p)·k(q) ≈ exp(-Σ_i (x_i - y_i)² / 2 b_i²). So a bandwidth is
+    how far apart, in a coordinate, two frames still mostly share what is stored: small ones keep places
+    apart, large ones fill gaps. Several scales do both.
 
     Args:
         scales: bandwidths b of each scale, one a coordinate of the space; see `plane_bandwidths`.

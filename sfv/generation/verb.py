@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sfv.fast.protocol import EpisodeMemory
 from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory
+from sfv.fast.protocol import EpisodeMemory
 from sfv.files import claimed, read_json, regular_file, write_bytes, write_json
 from sfv.generation.episodes import load_episodes
 from sfv.generation.rollout import Chunk, Request, Rollout

@@ -39,7 +39,7 @@ class Address:
     def __post_init__(self) -> None:
         if not 0 < self.ridge < inf:
             raise ValueError(f"ridge is {self.ridge}; λ must be above 0 (0.01 is usual)")
-        self._odometry  # refuses motions that are none
+        _ = self._odometry  # refuses motions that are none
 
     @property
     def _odometry(self) -> ActionOdometry:

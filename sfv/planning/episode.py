@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfv.fast.learner import FastReport
-from sfv.fast.memory import Memory
+from sfv.fast.protocol import EpisodeMemory
 from sfv.metrics.action_following import vote
 from sfv.metrics.frame import lpips
 from sfv.models.inverse_dynamics import InverseReader
@@ -128,7 +128,7 @@ class Player:
         task: Task,
         goals: Sequence[SubGoal],
         episode: str,
-        memory: Memory | None = None,
+        memory: EpisodeMemory | None = None,
         on_chunk: Callable[[], None] = lambda: None,
     ) -> Played:
         """Play one episode.

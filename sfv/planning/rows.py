@@ -11,9 +11,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from sfv.fast.learner import FastLearner
-from sfv.fast.memory import Memory
 from sfv.fast.memory_file import SUFFIX, load_memory, save_memory
+from sfv.fast.protocol import EpisodeMemory, MemoryLearner
 from sfv.files import write_bytes
 from sfv.generation.kept import Kept
 from sfv.generation.settings import GenerationSettings, rollout_of
@@ -82,7 +81,7 @@ class RowPlayer:
         plans = []
         with self._player(row) as (player, learner):
             for group in dict.fromkeys(task.group for task in tasks):
-                memory: Memory | None = None
+                memory: EpisodeMemory | None = None
                 for task in [task for task in tasks if task.group == group]:
                     for repeat in range(self.stage.play.repeats):
                         plan, after = self._episode(
@@ -93,7 +92,7 @@ class RowPlayer:
         return plans
 
     @contextmanager
-    def _player(self, row: PlanRow) -> Iterator[tuple[Player, FastLearner | None]]:
+    def _player(self, row: PlanRow) -> Iterator[tuple[Player, MemoryLearner | None]]:
         stage = self.stage
         if row.world is None:
             imagination = TrueImagination(stage.environment)
@@ -125,12 +124,12 @@ class RowPlayer:
         self,
         row: PlanRow,
         player: Player,
-        learner: FastLearner | None,
+        learner: MemoryLearner | None,
         task: Task,
         goals: Sequence[SubGoal],
         repeat: int,
-        memory: Memory | None,
-    ) -> tuple[Plan, Memory | None]:
+        memory: EpisodeMemory | None,
+    ) -> tuple[Plan, EpisodeMemory | None]:
         """One episode, played or read back, and the memory after it."""
         name = task.id if self.stage.play.repeats == 1 else f"{task.id}-{repeat}"
         kept = Kept(
@@ -157,11 +156,14 @@ class RowPlayer:
         kept.write(asdict(plan))
         return plan, after
 
-    def _stored(self, path: Path, row: PlanRow, learner: FastLearner | None) -> Memory | None:
+    def _stored(
+        self, path: Path, row: PlanRow, learner: MemoryLearner | None
+    ) -> EpisodeMemory | None:
         """The memory after a finished episode, where the next one goes on with it."""
         if learner is None or row.world is None or self.stage.play.memory_over == "episode":
             return None
-        return learner.restore(load_memory(path, row.world.fingerprint()))
+        memory: EpisodeMemory = learner.restore(load_memory(path, row.world.fingerprint()))
+        return memory
 
 
 def video_paths(folder: Path, episode: str) -> tuple[Path, Path]:

@@ -84,11 +84,11 @@ def fast_learner(
         address = learner.world_model.address
         if address is None:
             raise ValueError(
-                "slow_fast.memory is addressed, but the model has no address: set model.address (the motions "
-                "of its actions), or slow_fast.memory: temp_lora"
+                "slow_fast.memory is addressed, but the model has no address: set model.address (the "
+                "motions of its actions), or slow_fast.memory: temp_lora"
             )
         yield AddressedLearner(
-            learner.denoiser,
+            learner.world_model.denoiser,
             address,
             learner.num_context,
             learner.num_generated,
