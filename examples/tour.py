@@ -20,7 +20,7 @@ from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.learner import FastLearner, FastSettings
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.generation.rollout import Rollout
-from sfv.generation.verb import read_start
+from sfv.generation.tasks import read_start
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel

@@ -60,6 +60,8 @@ class Request:
         first_chunk: where the count begins without a memory.
         poses: recorded ones, for an addressed memory: that of the start's last frame, then one a frame.
             None integrates the actions.
+        predict_shown: generate also the chunks that are shown, from the true frames before them, as a
+            measurement of next chunks needs. False only learns them.
     """
 
     episode: str
@@ -69,6 +71,14 @@ class Request:
     memory: EpisodeMemory | None = None
     first_chunk: int = 0
     poses: Float64[Tensor, "n 4"] | None = None
+    predict_shown: bool = True
+
+    def shown_chunk(self, chunk: int, num_frames: int) -> Float[Tensor, "1 c g h w"] | None:
+        """The true frames of a chunk to make, counted from 0; None where they are not shown."""
+        begin = chunk * num_frames
+        if self.shown is None or begin >= self.shown.shape[2]:
+            return None
+        return self.shown[:, :, begin : begin + num_frames]
 
     def poses_of(self, chunk: int, num_frames: int) -> Float64[Tensor, "g 4"] | None:
         """Recorded poses of a chunk to make, counted from 0, with that of the frame before."""
@@ -201,8 +211,9 @@ class Rollout:
     def _advance(self, going: Sequence[_Journey], on_step: OnStep | None) -> list[Chunk]:
         """Sample one chunk of each video, learn it, move on."""
         began = time.perf_counter()
-        generated = torch.split(self._sample(going, on_step), 1)
-        shown = [self._shown(journey) for journey in going]
+        num_new = self.model.num_generated
+        shown = [journey.request.shown_chunk(journey.num_made, num_new) for journey in going]
+        generated = self._generate(going, shown, on_step)
         kept = [new if true is None else true for new, true in zip(generated, shown, strict=True)]
         contexts = torch.cat([journey.context for journey in going])
         pairs = torch.cat([contexts, torch.cat(kept)], dim=2)
@@ -227,12 +238,23 @@ class Rollout:
             for journey, action, new, true, report in cases
         ]
 
-    def _shown(self, journey: _Journey) -> Float[Tensor, "1 c t h w"] | None:
-        shown, num_new = journey.request.shown, self.model.num_generated
-        begin = journey.num_made * num_new
-        if shown is None or begin >= shown.shape[2]:
-            return None
-        return shown[:, :, begin : begin + num_new]
+    def _generate(
+        self,
+        going: Sequence[_Journey],
+        shown: Sequence[Float[Tensor, "1 c g h w"] | None],
+        on_step: OnStep | None,
+    ) -> list[Float[Tensor, "1 c g h w"]]:
+        """A chunk of each video; what is shown and not to be predicted stands for itself."""
+        wanted = [
+            journey
+            for journey, true in zip(going, shown, strict=True)
+            if true is None or journey.request.predict_shown
+        ]
+        made = iter(torch.split(self._sample(wanted, on_step), 1) if wanted else ())
+        return [
+            next(made) if true is None or journey.request.predict_shown else true
+            for journey, true in zip(going, shown, strict=True)
+        ]
 
     def _check(self, request: Request) -> None:
         start, actions, shown = request.start, request.actions, request.shown

@@ -9,62 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from sfv.fast.memory_file import SUFFIX, StoredMemory, load_memory, save_memory
+from sfv.fast.memory_file import SUFFIX, load_memory, save_memory
 from sfv.fast.protocol import EpisodeMemory
-from sfv.files import claimed, read_json, regular_file, write_bytes, write_json
-from sfv.generation.episodes import load_episodes
+from sfv.files import claimed, read_json, write_bytes, write_json
 from sfv.generation.rollout import Chunk, Request, Rollout
 from sfv.generation.settings import GenerationSettings, Row, rollout_of, settings_from
-from sfv.media.fit import Fit, fit_frame
-from sfv.media.limits import MediaError
-from sfv.media.reader import read_frames
-from sfv.metrics.suite_common import videos_hash
+from sfv.generation.tasks import RolloutTask, shown_task, tasks_of
+from sfv.media.fit import Fit
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
 from sfv.models.world_model import WorldModel
-from sfv.names import ascii_name
 from sfv.report.video import encode_mp4, to_frames
 from sfv.storage.weight_files import hash_tensors
-from sfv.texts import printable, read_text
+from sfv.texts import printable
 
 MARKER = "rollout.json"
-LONGEST_NAME = 180
-"""Bytes; files end with `.chunk-0001.memory.safetensors`, and a name has 255."""
-
-
-@dataclass(frozen=True)
-class RolloutTask:
-    """One video to make: its name, the given first frames, one action a chunk.
-
-    Args:
-        start: frames to begin with; None goes on where `memory` stopped.
-        memory: Θ to begin with; None begins fresh.
-        told_by: where the actions come from, for errors.
-    """
-
-    name: str
-    start: Float[Tensor, "1 t 3 height width"] | None
-    actions: list[str]
-    fps: float
-    memory: StoredMemory | None = None
-    told_by: str = ""
-
-    def key(self) -> list[Any]:
-        """What tells it from another task."""
-        start = None if self.start is None else videos_hash([self.start[0]])
-        return [self.name, start, self.fps, self.actions]
 
 
 def rollout(
     out: Path,
     model: Path = Path(REFERENCE),
     start: Path | None = None,
+    shown: Path | None = None,
     actions: Path | None = None,
     episodes: Path | None = None,
     num_episodes: int | None = None,
@@ -79,8 +50,8 @@ def rollout(
 ) -> None:
     """Generate long videos chunk by chunk, without and with memory.
 
-    Give either --start and --actions, or --episodes, or --resume-from and --actions; a model that comes
-    with an example, as `reference` does, also goes on from that. The folder --out
+    Give either --start or --shown with --actions, or --episodes, or --resume-from and --actions; a model
+    that comes with an example, as `reference` does, also goes on from that. The folder --out
     gets NAME-ROW.mp4 for every video, NAME.memory.safetensors (the memory after the last chunk) and
     rollout.json (losses, seconds).
 
@@ -88,7 +59,10 @@ def rollout(
         out: folder to write; new, or the one of the same rollout.
         model: folder of a world model or of a run that holds one; `reference` comes with sfv.
         start: the first frames: a video file, or an image for models with a context of 1 frame.
-        actions: one action a chunk: .txt (one a line), .json (a list), or .jsonl ({"text": ...}).
+        shown: a video that is shown instead of --start: all of it is learned, and the rollout goes on from
+            its end. It has a whole number of chunks.
+        actions: one action a chunk: .txt (one a line), .json (a list), or .jsonl ({"text": ...}). With
+            --shown they begin with those of its chunks after the first.
         episodes: folder of episode shards to take starts and actions from.
         num_episodes: how many of them; null takes all.
         rows: `none` generates without memory, `fast` with fast learning.
@@ -113,9 +87,14 @@ def rollout(
         rows, memory = ("fast",), load_memory(resume_from, base)
         if generation == GenerationSettings():
             generation = settings_from(memory.header.settings, memory.header.kind, str(resume_from))
-    if (start, actions, episodes, resume_from) == (None, None, None, None):
-        start, actions = find_example(model) or (None, None)
-    tasks = _tasks(world, start, actions, episodes, num_episodes, fps, memory, fit)
+    if (start, shown, actions, episodes, resume_from) == (None,) * 5:
+        shown, actions = find_example(model) or (None, None)
+    if start is not None and shown is not None:
+        raise ValueError("--start and --shown both say how the video begins; give one of them")
+    if shown is not None:
+        tasks = [shown_task(world, shown, actions, fps, fit)]
+    else:
+        tasks = tasks_of(world, start, actions, episodes, num_episodes, fps, memory, fit)
     starts = [_start(world, task) for task in tasks]
     settings = {
         "model": base,
@@ -174,7 +153,8 @@ class _Writer:
         memory, learner = None, self.roller.learner
         if task.memory is not None and learner is not None:
             memory = learner.restore(task.memory)
-        return Request(task.name, start, task.actions, memory=memory)
+        shown = None if task.shown is None else self.world.encode(task.shown)
+        return Request(task.name, start, task.actions, shown, memory=memory, predict_shown=False)
 
     def _keep(self, name: str, memory: EpisodeMemory, is_last: bool) -> None:
         due = self.memory_every and memory.num_chunks % self.memory_every == 0
@@ -207,132 +187,6 @@ def _start(world: WorldModel, task: RolloutTask) -> Float[Tensor, "1 c t h w"]:
     return task.memory.extras["context"]
 
 
-def read_actions(path: Path) -> list[str]:
-    """Read one action a chunk.
-
-    Raises:
-        ValueError: the format is unknown, or the file holds no actions.
-        OSError: it is no regular file, or cannot be read.
-    """
-    text = read_text(path)
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    match path.suffix:
-        case ".txt":
-            actions: Any = lines
-        case ".json":
-            actions = _parse_json(path, text)
-        case ".jsonl":
-            rows = [_parse_json(path, line) for line in lines]
-            actions = [row.get("text") if isinstance(row, dict) else None for row in rows]
-        case _:
-            raise ValueError(
-                f"{path} has the unknown format {path.suffix!r}; allowed: .txt (one action a line), "
-                '.json (["walk forward", ...]), .jsonl ({"text": "walk forward"} a line)'
-            )
-    if not isinstance(actions, list) or not actions or not all(isinstance(a, str) for a in actions):
-        raise ValueError(
-            f"{path} holds no list of actions; .txt has one a line, .json is a list of strings, "
-            '.jsonl has {"text": "..."} on every line'
-        )
-    return actions
-
-
-def read_start(path: Path, num_frames: int) -> Float[Tensor, "1 t 3 height width"]:
-    """Read the first frames of a video, or an image as a single frame.
-
-    Raises:
-        ValueError: the file cannot be decoded or is damaged, or has fewer than `num_frames` frames.
-        OSError: it is no regular file.
-    """
-    if path.exists():
-        regular_file(path)
-    try:
-        frames = read_frames(path, most=num_frames)
-    except MediaError as error:
-        raise ValueError(
-            f"{path} cannot be read as a video or an image ({error.fault}); give another file"
-        ) from error
-    if len(frames) < num_frames:
-        raise ValueError(
-            f"{path} has {len(frames)} frames, but this model needs a start of {num_frames}; "
-            "give a longer video"
-        )
-    return torch.from_numpy(frames).permute(0, 3, 1, 2).float()[None] / 255
-
-
-def fit_start(
-    video: Float[Tensor, "1 t 3 height width"], world: WorldModel, path: Path, fit: Fit | None
-) -> Float[Tensor, "1 t 3 new_height new_width"]:
-    """Bring first frames to the size that a model was trained at.
-
-    Args:
-        video: the first frames.
-        world: without `fit`, a model that does not know its size takes any.
-        path: names them in errors.
-        fit: how; None refuses another size.
-
-    Raises:
-        ValueError: another size and no `fit`, or a `fit` to a size that is not known.
-    """
-    if fit is None:
-        size = (video.shape[3], video.shape[4])
-        world.check_frame_size(size, str(path), "give --fit crop, stretch or pad")
-        return video
-    if world.frame_size is None:
-        raise ValueError(
-            f"--fit {fit}: this model's folder does not say the size of its training frames; add "
-            '"frame_size": [HEIGHT, WIDTH] to its model.json, or leave --fit out'
-        )
-    frames = (video[0] * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    fitted = np.stack([fit_frame(frame, *world.frame_size, fit) for frame in frames])
-    return torch.from_numpy(fitted).permute(0, 3, 1, 2).float()[None] / 255
-
-
-def _tasks(
-    world: WorldModel,
-    start: Path | None,
-    actions: Path | None,
-    episodes: Path | None,
-    num_episodes: int | None,
-    fps: float,
-    memory: StoredMemory | None,
-    fit: Fit | None,
-) -> list[RolloutTask]:
-    if fit is not None and start is None:
-        raise ValueError(f"--fit {fit} is for frames from --start; leave it out")
-    own = start is not None or memory is not None
-    if episodes is not None and not own and actions is None:
-        return [
-            RolloutTask(
-                e.meta.id,
-                e.video[None, : world.num_context],
-                e.actions,
-                e.meta.fps,
-                told_by=f"episode {e.meta.id} of {episodes}",
-            )
-            for e in load_episodes(episodes, world, num_episodes)
-        ]
-    if not own or actions is None or episodes is not None:
-        raise ValueError(
-            "give either --start and --actions, or --episodes, or --resume-from and --actions"
-        )
-    video = None
-    if start is not None:
-        video = fit_start(read_start(start, world.num_context), world, start, fit)
-    if memory is not None:
-        name, known = memory.header.episode, memory
-    else:
-        assert start is not None
-        name, known = name_of(start), None
-    return [RolloutTask(name, video, read_actions(actions), fps, known, told_by=str(actions))]
-
-
-def name_of(start: Path) -> str:
-    """The file's name; a shorter one where no file could be made beside its row and chunk."""
-    num_bytes = len(start.stem.encode(errors="replace"))
-    return start.stem if num_bytes <= LONGEST_NAME else ascii_name(start.stem)
-
-
 @contextmanager
 def _claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
     with claimed(out, MARKER, "a rollout folder"):
@@ -345,17 +199,11 @@ def _claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _parse_json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
 def _describe(chunk: Chunk) -> dict[str, Any]:
     """What rollout.json says of a chunk; numbers that were not measured are null."""
     known: dict[str, Any] = {
         "action": chunk.action,
+        "shown": chunk.shown is not None,
         "seconds": round(chunk.seconds, 3),
         "fast": None,
     }

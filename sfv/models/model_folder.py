@@ -9,8 +9,8 @@ MODEL_FILE, CHECKSUM = "model.json", "checksum"
 REFERENCE = "reference"
 SHIPPED = Path(__file__).parents[1] / REFERENCE
 INVERSE, INVERSE_FILE = "inverse", "inverse_dynamics.safetensors"
-START, ACTIONS = "start.mp4", "actions.txt"
-"""Beside a model: the first frames of a walk, and actions to go on with."""
+SHOWN, ACTIONS = "shown.mp4", "actions.txt"
+"""Beside a model: a walk to be shown, and the actions of its chunks after the first, then new ones."""
 
 
 def find_model(given: str | Path) -> Path:
@@ -36,9 +36,9 @@ def find_inverse(given: str | Path) -> Path:
 
 
 def find_example(given: str | Path) -> tuple[Path, Path] | None:
-    """First frames and actions that lie beside a world model; None where there are none."""
+    """A walk to be shown and actions that lie beside a world model; None where there are none."""
     folder = find_model(given).parent
-    found = folder / START, folder / ACTIONS
+    found = folder / SHOWN, folder / ACTIONS
     return found if all(path.is_file() for path in found) else None
 
 

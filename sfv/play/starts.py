@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfv.generation.episodes import load_episodes
-from sfv.generation.verb import fit_start, read_start
+from sfv.generation.tasks import fit_start, read_start
 from sfv.media.fit import Fit
 from sfv.media.reader import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from sfv.models.world_model import WorldModel

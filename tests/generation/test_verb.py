@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import av
@@ -12,7 +13,7 @@ from sfv.cli import main
 from sfv.data.episodes import episodes
 from sfv.fast.memory_file import load_memory
 from sfv.fast.temporal_lora import TemporalLoRA
-from sfv.generation.verb import fit_start, name_of, read_actions, read_start
+from sfv.generation.tasks import fit_start, name_of, read_actions, read_start
 from sfv.models.world_model import WorldModel
 from sfv.report.video import encode_mp4, to_frames
 from tests.world import untrained_world
@@ -322,17 +323,17 @@ def test_a_rollout_from_episodes_starts_as_they_do(demo, tmp_path):
     [
         (
             ["start"],
-            "give either --start and --actions, or --episodes, or --resume-from and --actions",
+            "give either --start (or --shown) and --actions, or --episodes, or --resume-from and --actions",
         ),
         (
             ["actions"],
-            "give either --start and --actions, or --episodes, or --resume-from and --actions",
+            "give either --start (or --shown) and --actions, or --episodes, or --resume-from and --actions",
         ),
         (
             ["start", "actions", "episodes"],
-            "give either --start and --actions, or --episodes, or --resume-from and --actions",
+            "give either --start (or --shown) and --actions, or --episodes, or --resume-from and --actions",
         ),
-        ([], "give either --start and --actions, or --episodes, or --resume-from and --actions"),
+        ([], "give either --start (or --shown) and --actions, or --episodes, or"),
     ],
 )
 def test_half_a_task_is_refused(demo, tmp_path, capsys, given, said):
@@ -363,3 +364,33 @@ def test_an_unknown_action_or_a_wrong_start_is_refused_before_the_folder_is_made
 def test_a_folder_without_a_model_says_which_to_give(demo, tmp_path, capsys):
     said = refused(capsys, "rollout", f"--model={demo.folder}", f"--out={tmp_path}")
     assert "holds no world model (no model.json); give the folder of a finished run" in said
+
+
+def test_a_shown_video_is_learned_and_the_rollout_goes_on_from_its_end(demo, tmp_path):
+    shown = film(tmp_path / "walk.mp4", 24)
+    (tmp_path / "a.txt").write_text("turn left\nwalk forward\nturn left\n")
+    out = tmp_path / "out"
+    given = [f"--model={demo.model}", f"--shown={shown}", f"--actions={tmp_path / 'a.txt'}"]
+    assert main(["rollout", f"--out={out}", *given, *QUICK]) == 0
+    chunks = json.loads((out / "rollout.json").read_text())["videos"]["walk-fast.mp4"]
+    assert [chunk["shown"] for chunk in chunks] == [True, True, False]
+    assert all(chunk["fast"]["loss"] > 0 for chunk in chunks)
+    assert len(decode(out / "walk-fast.mp4")) == 32
+    assert load_memory(out / "walk.memory.safetensors").header.num_chunks == 3
+
+
+@pytest.mark.parametrize(
+    ("frames", "actions", "message"),
+    [
+        (23, "turn left\n" * 3, "has 23 frames; to be shown it needs 8 and then a multiple of 8"),
+        (24, "turn left\n" * 2, "has 2 actions, but .* takes 2 of them; add those of the chunks"),
+    ],
+)
+def test_a_shown_video_that_does_not_fit_is_refused(
+    demo, tmp_path, capsys, frames, actions, message
+):
+    shown = film(tmp_path / "walk.mp4", frames)
+    (tmp_path / "a.txt").write_text(actions)
+    given = [f"--model={demo.model}", f"--shown={shown}", f"--actions={tmp_path / 'a.txt'}"]
+    said = refused(capsys, "rollout", f"--out={tmp_path / 'out'}", *given, *QUICK)
+    assert re.search(message, said)

@@ -6,7 +6,7 @@ import pytest
 
 from sfv.fast.settings import FastSettings
 from sfv.generation.settings import GenerationSettings, settings_from
-from sfv.generation.verb import read_actions
+from sfv.generation.tasks import read_actions
 
 
 def test_settings_are_read_as_they_were_written():

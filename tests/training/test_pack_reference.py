@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from experiments import pack_reference
-from sfv.generation.verb import read_actions, read_start
+from sfv.generation.tasks import read_actions, read_start
 from sfv.models.inverse_dynamics import InverseDynamics
 from sfv.models.model_folder import find_example
 from sfv.models.world_model import WorldModel
