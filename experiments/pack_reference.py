@@ -1,6 +1,6 @@
 """Put a trained reference checkpoint into the package: weights, an example to go on from, and its card.
 
-    python -m experiments.pack_reference --model runs/reference/slow_contextless/model
+    python -m experiments.pack_reference --model runs/reference/loop/model
 
 `python -m experiments.reference` trains it. The folder sfv/reference is replaced; what is larger than
 25 MB is refused.
@@ -10,31 +10,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data_tools.encode_latents import held_out_psnr
 from data_tools.files import find_episodes
 from experiments.command import run_command
 from experiments.reference import OUT
 from sfv.data.index import find_shards
-from sfv.data.schema import reverse_action
 from sfv.data.stages import decode_mp4
 from sfv.files import read_json, replacing_parts, write_bytes
+from sfv.generation.episodes import num_outbound
 from sfv.models.inverse_dynamics import InverseDynamics
-from sfv.models.model_folder import ACTIONS, INVERSE, SHIPPED, START
+from sfv.models.model_folder import ACTIONS, INVERSE, REFERENCE, SHIPPED, SHOWN
 from sfv.models.world_model import WorldModel
 from sfv.report.table import format_table
 from sfv.report.video import encode_mp4
 from sfv.yaml_file import read_yaml
 
 MOST_BYTES = 25_000_000
-WAY_OUT = ("walk forward", "walk forward", "turn left", "turn left", "walk forward")
 PLATFORM = ("torch", "diffusers", "pytorch-lightning", "vizdoom")
 CARD_NAME = "README.md"
 CARD = Path(__file__).with_name("reference_card.md")
 
 
 def pack(
-    model: Path = OUT / "slow_contextless" / "model",
-    out: Path = SHIPPED,
+    model: Path = OUT / "loop" / "model",
+    out: Path = SHIPPED[REFERENCE],
     report: Path | None = None,
 ) -> None:
     """Write the folder.
@@ -44,14 +45,16 @@ def pack(
         out: folder to replace.
         report: report.json of a benchmark; its table goes into the card.
     """
-    world, inverse = WorldModel.load(model), InverseDynamics.load(OUT / INVERSE)
+    world, inverse = rounded(WorldModel.load(model)), InverseDynamics.load(OUT / INVERSE)
     with replacing_parts(out, CARD_NAME) as part:
         world.save(part / "model")
         inverse.save(part / INVERSE)
         meta, video = next(find_episodes([OUT / "episodes" / "val"]))
-        frames = decode_mp4(video.read_bytes())[: world.num_context]
-        write_bytes(part / START, encode_mp4(frames, meta.fps))
-        actions = [*WAY_OUT, *map(reverse_action, reversed(WAY_OUT))]
+        num_out = num_outbound(meta)
+        assert num_out is not None  # validation walks come back
+        frames = decode_mp4(video.read_bytes())[: meta.actions[num_out].stop]
+        write_bytes(part / SHOWN, encode_mp4(frames, meta.fps))
+        actions = [action.text for action in meta.actions[1:]]
         write_bytes(part / ACTIONS, ("\n".join(actions) + "\n").encode())
         size = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
         if size > MOST_BYTES:
@@ -64,6 +67,15 @@ def pack(
             card += f"\n## Measured\n\n```\n{format_table(content)}\n```\n"
         write_bytes(part / CARD_NAME, card.encode())
     print(f"{out}: {size / 1e6:.1f} MB, Φ {world.fingerprint()}")
+
+
+@torch.no_grad()
+def rounded(world: WorldModel) -> WorldModel:
+    """The model with weights that half precision holds exactly, which takes half the room."""
+    for tensor in (*world.denoiser.parameters(), *world.denoiser.buffers()):
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
+    return world
 
 
 def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
@@ -86,7 +98,7 @@ def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
             f"{config['trainer']['max_steps']} (`experiments/configs/reference/{name}.yaml`)"
             for name, config in parts
         ),
-        "batch": config["data"]["batch_size"],
+        "batch": config["slow_fast"]["slow_batch_size"],
         "seed": config["seed_everything"],
         "inverse": inverse_accuracy(OUT / INVERSE / "report.json"),
         "psnr": held_out_psnr(OUT / "shards", world.codec)["val"],

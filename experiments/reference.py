@@ -1,9 +1,9 @@
-"""Train the reference checkpoint: collect walks, encode them, learn to read actions, learn slowly.
+"""Train the reference checkpoint: collect walks, encode them, learn to read actions, run the loop.
 
     python -m experiments.reference
 
-Everything lands in runs/reference, the world model in runs/reference/slow_fast/model. A call that was cut
-off goes on where it was; a step that is done takes seconds.
+Everything lands in runs/reference, the world model in runs/reference/loop/model. A call that was cut off
+resumes where it was; a step that is done takes seconds. About two hours on one CPU core.
 """
 
 import argparse
@@ -14,7 +14,8 @@ from pathlib import Path
 
 OUT = Path("runs/reference")
 CONFIGS = Path("experiments/configs/reference")
-WALKS = {"train": 2000, "val": 40}
+WALKS = {"train": ("mixed", 1600), "val": ("return", 24)}
+"""Split → kind of walk, and how many, each in a maze of its own."""
 
 
 def commands() -> list[list[str]]:
@@ -22,21 +23,25 @@ def commands() -> list[list[str]]:
     episodes = {split: str(OUT / "episodes" / split) for split in WALKS}
     collect = [
         [
-            "data_tools.collect.doom",
+            "data_tools.collect.doom_mazes",
             f"--out={episodes[split]}",
             f"--split={split}",
+            "--look=plain",
+            f"--walk={walk}",
+            "--chunks=17",
             f"--episodes={num}",
+            f"--mazes={num}",
             "--resume",
         ]
-        for split, num in WALKS.items()
+        for split, (walk, num) in WALKS.items()
     ]
     shards, latents = f"--out={OUT / 'shards'}", f"--out={OUT / 'latents'}"
     pack = ["data_tools.write_shards", *episodes.values(), shards, "--resume"]
-    encode = ["data_tools.encode_latents", f"--shards={OUT / 'shards'}", latents, "--resume"]
-    slow = ("slow", "slow_noisy", "slow_contextless", "slow_fast")
-    fit = [["sfv.cli", "fit", f"--config={CONFIGS / f'{name}.yaml'}"] for name in slow]
+    shards_of = f"--shards={OUT / 'shards'}"
+    encode = ["data_tools.encode_latents", shards_of, latents, "--channels=64", "--resume"]
     inverse = ["sfv.cli", "fit", "inverse_dynamics", f"--config={CONFIGS / 'inverse.yaml'}"]
-    return [["-m", *step] for step in (*collect, pack, encode, inverse, *fit)]
+    fit = ["sfv.cli", "fit", f"--config={CONFIGS / 'loop.yaml'}"]
+    return [["-m", *step] for step in (*collect, pack, encode, inverse, fit)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """What a denoiser reads off the noisiest frames, and sampling does not have there.
 
-    python -m experiments.terminal_signal --model reference --episodes data/doom-val24/shards/val
+    python -m experiments.terminal_signal --model reference-doom --episodes data/doom-val24/shards/val
 
 A schedule without zero terminal SNR keeps √ᾱ of the frames at its last timestep T-1. Training shows the
 denoiser that rest of the true frames; sampling has none to show. For every chunk of true episodes, under

@@ -29,6 +29,7 @@ MICRO = DemoSettings(
     test_chunks=5,
     slow_steps=5,
     batch_size=2,
+    learning_rate=1e-4,
     loop_steps=3,
     loop_chunks=2,
     sampler=SamplerSettings("ddim", num_inference_steps=1),

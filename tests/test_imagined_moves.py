@@ -78,6 +78,11 @@ def test_the_table_has_a_line_an_action_and_one_of_all():
 
 
 def test_the_command_names_what_is_missing(tmp_path, capsys):
-    args = ["--model=reference", "--inverse=reference", f"--episodes={tmp_path}", "--device=cpu"]
+    args = [
+        "--model=reference-doom",
+        "--inverse=reference-doom",
+        f"--episodes={tmp_path}",
+        "--device=cpu",
+    ]
     assert main(args) == 2
     assert "experiments.imagined_moves: " in capsys.readouterr().err

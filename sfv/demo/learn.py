@@ -17,8 +17,9 @@ from sfv.data.datamodule import EpisodeDataModule
 from sfv.demo.settings import ACTIONS, DemoSettings
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.evaluation.evaluate import measure, write_outputs
+from sfv.fast.addressed_learner import AddressedSettings
 from sfv.generation.episodes import load_episodes
-from sfv.generation.settings import GenerationSettings
+from sfv.generation.settings import GenerationSettings, Row
 from sfv.models.autoencoder import PCAPatchCodec
 from sfv.models.model_folder import find_model
 from sfv.models.text import ActionTable
@@ -48,10 +49,9 @@ def slow_settings(settings: DemoSettings) -> dict[str, Any]:
         "steps": settings.slow_steps,
         "batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
-        "schedule": asdict(SCHEDULE),
         "ema": EMA_DECAY,
         "seed": settings.seed,
-        **base_settings(settings),
+        **(base_settings(settings) if settings.base else {"schedule": asdict(SCHEDULE)}),
     }
 
 
@@ -88,14 +88,19 @@ def slow_fast(part: Path, latents: Path, model: Path, settings: DemoSettings) ->
     """Go on training Φ inside the slow-fast loop."""
     learner = _learner(latents, settings, LOOP_LEARNING_RATE, init_from=model)
     data = _data(latents, learner, settings, "episodes")
+    addressed = learner.world_model.address is not None
     loop = SlowFastSettings(
-        episodes_per_group=2,
+        episodes_per_group=8 if addressed else 2,
         max_chunks=settings.loop_chunks,
+        memory="addressed" if addressed else "temp_lora",
+        addressed=AddressedSettings(odometry="recorded"),
         lora=settings.lora,
         fast=replace(settings.fast, probe_draws=0),
         precision="bf16",
         seed=settings.seed,
         episodes_at_once=2,
+        slow_batch_size=settings.batch_size if addressed else 1,
+        plain_share=0.35 if addressed else 0.0,
     )
     trainer = _trainer(part, settings.loop_steps, settings.loop_steps)
     with _fewer_warnings():
@@ -111,12 +116,15 @@ def report(part: Path, shards: Path, model: Path, settings: DemoSettings) -> Non
     """Roll out on the held-out maps, measure, write the report."""
     world = WorldModel.load(model)
     episodes = load_episodes(shards / "test", world, settings.test_episodes)
-    measured = measure(world, episodes, ("none", "fast"), _generation(settings))
+    rows: tuple[Row, ...] = ("none", "fast")
+    if world.address is not None:
+        rows = ("none", "temp_lora", "fast")
+    measured = measure(world, episodes, rows, _generation(settings))
     measured.report["settings"]["demo"] = asdict(settings)
     notes = [
-        "A tiny world model, trained for minutes on two CPU cores, on maps it has not seen. Both rows "
-        "use the same weights Φ, actions and sampling noise; the second also learns Θ while it "
-        "generates. Intervals are over very few walks: read them before the values."
+        "A small world model, trained for minutes on two CPU cores, in places that it has not seen. All "
+        "rows use the same weights Φ, actions and sampling noise; those with memory also learn while they "
+        "generate. Intervals are over very few walks: read them before the values."
     ]
     write_outputs(part, episodes, measured, "sfv demo", notes)
 
@@ -140,19 +148,39 @@ def _learner(
     scheduler: Any = None,
     init_from: str | Path | None = None,
 ) -> SlowLearner:
-    codec = PCAPatchCodec.load(latents / "codec.safetensors")
+    base = _untrained(latents, settings) if init_from is None else _trainable(init_from)
     return SlowLearner(
+        base.denoiser,
+        base.codec,
+        base.text,
+        base.schedule,
+        base.num_context,
+        base.num_generated,
+        address=base.address,
+        optimizer=lambda p: torch.optim.AdamW(p, lr=learning_rate, betas=(0.9, 0.99)),
+        lr_scheduler=scheduler,
+        seed=settings.seed,
+    )
+
+
+def _untrained(latents: Path, settings: DemoSettings) -> WorldModel:
+    codec = PCAPatchCodec.load(latents / "codec.safetensors")
+    return WorldModel(
         VideoUNet("tiny", latent_channels=codec.latent_channels, seed=settings.seed),
         codec,
         ActionTable(ACTIONS, seed=settings.seed),
         SCHEDULE,
         settings.chunk_frames,
         settings.chunk_frames,
-        optimizer=lambda p: torch.optim.AdamW(p, lr=learning_rate, betas=(0.9, 0.99)),
-        lr_scheduler=scheduler,
-        init_from=None if init_from is None else str(init_from),
-        seed=settings.seed,
     )
+
+
+def _trainable(folder: str | Path) -> WorldModel:
+    """A saved model whose weights are trained on."""
+    world = WorldModel.load(folder)
+    for part in (world.denoiser, world.text):
+        part.requires_grad_(True).train()
+    return world
 
 
 def _data(

@@ -78,7 +78,8 @@ def _run_stages(out: Path, settings: DemoSettings) -> dict[str, Any]:
     report = pipeline.run(
         Stage(
             "report",
-            f"{settings.test_episodes} long videos on held-out maps, with and without memory",
+            f"{settings.test_episodes} walks there and back in places not seen before, with and without "
+            "memory",
             learn.report_settings(settings),
             lambda part: learn.report(part, shards, loop / "model", settings),
             needs=("slow_fast",),
@@ -90,16 +91,20 @@ def _run_stages(out: Path, settings: DemoSettings) -> dict[str, Any]:
 
 
 def _collect(settings: DemoSettings) -> Stage:
+    in_mazes = settings.base is not None
+    walks = ("mixed", "return") if in_mazes else ("explore", "explore")
     splits = {
-        "train": (settings.train_episodes, "explore", settings.train_chunks),
-        "val": (settings.val_episodes, "explore", settings.train_chunks),
+        "train": (settings.train_episodes, walks[0], settings.train_chunks),
+        "val": (settings.val_episodes, walks[1], settings.train_chunks),
         "test": (settings.test_episodes, "return", settings.test_chunks),
     }
+    tool = "collect.doom_mazes" if in_mazes else "collect.doom"
 
     def run(part: Path) -> None:
         for split, (num, walk, chunks) in splits.items():
+            mazes = ["--look=plain", f"--mazes={num}"] if in_mazes else []
             _tool(
-                "collect.doom",
+                tool,
                 f"--out={part / split}",
                 f"--episodes={num}",
                 f"--split={split}",
@@ -107,10 +112,11 @@ def _collect(settings: DemoSettings) -> Stage:
                 f"--chunks={chunks}",
                 f"--size={settings.size}",
                 f"--seed={settings.seed}",
+                *mazes,
             )
 
     title = f"{settings.train_episodes} walks to train on, {settings.test_episodes} to test on (ViZDoom)"
-    content = {"splits": splits, "size": settings.size, "seed": settings.seed}
+    content = {"splits": splits, "size": settings.size, "seed": settings.seed, "tool": tool}
     return Stage("episodes", title, content, run)
 
 

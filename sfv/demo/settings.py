@@ -29,13 +29,13 @@ class DemoSettings:
         test_episodes: there-and-back walks on held-out maps.
         train_chunks: chunks of a training walk.
         test_chunks: chunks of a test walk (odd: the first, then as many back as out).
-        base: world model that slow learning goes on from, whose codec is used; None starts from random
-            weights and fits a codec.
+        base: world model that slow learning goes on from, whose codec is used, and whose world is walked:
+            plain mazes; None starts from random weights, fits a codec, and walks through Doom levels.
         slow_steps: slow training steps.
         batch_size: windows of a slow step.
         learning_rate: peak of the slow learning rate.
         loop_steps: slow steps inside the slow-fast loop.
-        loop_chunks: chunk pairs of each episode in the loop.
+        loop_chunks: chunk pairs of each episode in the loop; None takes all, so that places return.
         sampler: how chunks are sampled.
         lora: the shape of Θ.
         fast: how Θ learns.
@@ -46,15 +46,15 @@ class DemoSettings:
     chunk_frames: int = 8
     train_episodes: int = 60
     val_episodes: int = 4
-    test_episodes: int = 6
-    train_chunks: int = 25
-    test_chunks: int = 27
+    test_episodes: int = 10
+    train_chunks: int = 17
+    test_chunks: int = 17
     base: str | None = REFERENCE
-    slow_steps: int = 48
-    batch_size: int = 4
-    learning_rate: float = 1e-4
-    loop_steps: int = 32
-    loop_chunks: int = 8
+    slow_steps: int = 16
+    batch_size: int = 8
+    learning_rate: float = 5e-5
+    loop_steps: int = 24
+    loop_chunks: int | None = None
     sampler: SamplerSettings = field(
         default_factory=lambda: SamplerSettings("ddim", num_inference_steps=4)
     )
@@ -67,10 +67,10 @@ class DemoSettings:
         return replace(
             self,
             train_episodes=24 if self.base else 48,
-            test_episodes=1,
-            slow_steps=16 if self.base else 64,
-            loop_steps=16,
-            loop_chunks=4,
+            test_episodes=2,
+            slow_steps=4 if self.base else 64,
+            loop_steps=8,
+            loop_chunks=None if self.base else 4,
             sampler=replace(self.sampler, num_inference_steps=3),
             fast=replace(self.fast, num_steps=1),
         )
@@ -82,9 +82,13 @@ class DemoSettings:
             base=None,
             train_episodes=200,
             test_episodes=3,
+            train_chunks=25,
+            test_chunks=27,
             slow_steps=240,
+            batch_size=4,
             learning_rate=2e-3,
             loop_steps=64,
+            loop_chunks=8,
             fast=FastSettings(),
         )
 

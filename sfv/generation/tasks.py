@@ -196,8 +196,9 @@ def shown_task(
             f"{actions} has {len(told)} actions, but {shown} takes {num} of them; add those of the chunks "
             "to generate"
         )
+    rest = video[:, first:] if num else None
     return RolloutTask(
-        name_of(shown), video[:, :first], told, fps, told_by=str(actions), shown=video[:, first:]
+        name_of(shown), video[:, :first], told, fps, told_by=str(actions), shown=rest
     )
 
 

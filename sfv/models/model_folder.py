@@ -7,7 +7,11 @@ from typing import Any
 
 MODEL_FILE, CHECKSUM = "model.json", "checksum"
 REFERENCE = "reference"
-SHIPPED = Path(__file__).parents[1] / REFERENCE
+SHIPPED = {
+    REFERENCE: Path(__file__).parents[1] / "reference",
+    "reference-doom": Path(__file__).parents[1] / "reference_doom",
+}
+"""Models that come with the package: of plain mazes, and of Doom levels."""
 INVERSE, INVERSE_FILE = "inverse", "inverse_dynamics.safetensors"
 SHOWN, ACTIONS = "shown.mp4", "actions.txt"
 """Beside a model: a walk to be shown, and the actions of its chunks after the first, then new ones."""
@@ -17,13 +21,13 @@ def find_model(given: str | Path) -> Path:
     """The folder of a world model.
 
     Args:
-        given: that folder; a run's folder, which holds it as `model`; or `reference`, the checkpoint that
-            comes with the package (a folder of that name comes first).
+        given: that folder; a run's folder, which holds it as `model`; or a name in `SHIPPED`, a checkpoint
+            that comes with the package (a folder of that name comes first).
 
     Raises:
         FileNotFoundError: there is no world model.
     """
-    return _find(given, MODEL_FILE, SHIPPED, "world model")
+    return _find(given, MODEL_FILE, "", "world model")
 
 
 def find_inverse(given: str | Path) -> Path:
@@ -32,7 +36,7 @@ def find_inverse(given: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    return _find(given, INVERSE_FILE, SHIPPED / INVERSE, "inverse dynamics model")
+    return _find(given, INVERSE_FILE, INVERSE, "inverse dynamics model")
 
 
 def find_example(given: str | Path) -> tuple[Path, Path] | None:
@@ -42,16 +46,16 @@ def find_example(given: str | Path) -> tuple[Path, Path] | None:
     return found if all(path.is_file() for path in found) else None
 
 
-def _find(given: str | Path, file: str, shipped: Path, what: str) -> Path:
+def _find(given: str | Path, file: str, inside: str, what: str) -> Path:
     folder = Path(given)
-    if str(given) == REFERENCE and not folder.exists():
-        folder = shipped
+    if str(given) in SHIPPED and not folder.exists():
+        folder = SHIPPED[str(given)] / inside
     for candidate in (folder, folder / "model"):
         if (candidate / file).is_file():
             return candidate
     raise FileNotFoundError(
         f"{given} holds no {what} (no {file}); give the folder of a finished run, its `model` "
-        f"folder, or {REFERENCE} for the one that comes with sfv"
+        f"folder, or one that comes with sfv: {', '.join(SHIPPED)}"
     )
 
 

@@ -12,7 +12,7 @@ from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.generation.rollout import Chunk, Request
 from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.generation.verb import rollout
-from sfv.models.model_folder import REFERENCE, SHIPPED, START
+from sfv.models.model_folder import REFERENCE, SHIPPED, SHOWN
 from sfv.models.world_model import WorldModel
 from sfv.rng import stream
 
@@ -76,7 +76,7 @@ def test_many_videos_in_one_batch_equal_single_ones():
 def test_memory_of_a_gpu_goes_on_where_it_stopped(tmp_path: Path):
     actions = tmp_path / "actions.txt"
     whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
-    start = SHIPPED / START
+    start = SHIPPED[REFERENCE] / SHOWN
     common = {"rows": ("fast",), "generation": SETTINGS, "device": "cuda"}
     actions.write_text("\n".join(ACTIONS))
     rollout(whole, start=start, actions=actions, **common)

@@ -4,7 +4,7 @@ from sfv.models import model_folder
 from sfv.models.model_folder import (
     ACTIONS,
     INVERSE_FILE,
-    START,
+    SHOWN,
     find_example,
     find_inverse,
     find_model,
@@ -24,7 +24,7 @@ def test_a_model_is_found_by_its_folder_and_by_its_run(tmp_path):
 
 def test_the_name_of_the_shipped_one_gives_way_to_a_folder(tmp_path, monkeypatch):
     shipped = a_model(tmp_path / "package" / "model")
-    monkeypatch.setattr(model_folder, "SHIPPED", tmp_path / "package")
+    monkeypatch.setitem(model_folder.SHIPPED, "reference", tmp_path / "package")
     monkeypatch.chdir(tmp_path)
     assert find_model("reference") == shipped
     own = a_model(tmp_path / "reference")
@@ -37,7 +37,7 @@ def test_no_model_is_said_with_what_to_give(tmp_path):
 
 
 def test_an_inverse_model_is_found_alike(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_folder, "SHIPPED", tmp_path)
+    monkeypatch.setitem(model_folder.SHIPPED, "reference", tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="reference holds no inverse dynamics model"):
         find_inverse("reference")
@@ -50,7 +50,7 @@ def test_an_inverse_model_is_found_alike(tmp_path, monkeypatch):
 
 def test_an_example_is_whole_or_none(tmp_path):
     model = a_model(tmp_path / "model")
-    (tmp_path / START).touch()
+    (tmp_path / SHOWN).touch()
     assert find_example(model) is None
     (tmp_path / ACTIONS).touch()
-    assert find_example(model) == (tmp_path / START, tmp_path / ACTIONS)
+    assert find_example(model) == (tmp_path / SHOWN, tmp_path / ACTIONS)
