@@ -37,7 +37,7 @@ class ChunkSampler:
     ) -> None:
         self.world, self.settings = world, settings
         self.seed, self.precision = seed, precision
-        steps = settings.num_inference_steps
+        steps = settings.steps(world.schedule)
         self._scheduler = make_scheduler(world.schedule, settings.name, steps)
 
     @torch.no_grad()

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from sfv.diffusion.sampler import SamplerSettings
+from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.addressed_learner import AddressedLearner, AddressedSettings
 from sfv.fast.learner import FastLearner
 from sfv.fast.memory_check import read_fields
@@ -46,6 +47,11 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if self.videos_at_once < 1:
             raise ValueError(f"videos_at_once is {self.videos_at_once}; allowed: at least 1")
+
+    def resolved(self, schedule: NoiseSchedule) -> "GenerationSettings":
+        """The same with the number of sampling steps that a model of this schedule takes."""
+        steps = self.sampler.steps(schedule)
+        return replace(self, sampler=replace(self.sampler, num_inference_steps=steps))
 
     def of(self, kind: MemoryKind) -> dict[str, Any]:
         """What a memory of a kind keeps of them, as JSON: all that decides how its video goes on."""
@@ -93,7 +99,7 @@ def memory_of(model: WorldModel, row: Row) -> MemoryKind | None:
 @contextmanager
 def rollout_of(model: WorldModel, row: Row, settings: GenerationSettings) -> Iterator[Rollout]:
     """Build the rollout of a row; a memory acts in the denoiser only within this context."""
-    kind = memory_of(model, row)
+    kind, settings = memory_of(model, row), settings.resolved(model.schedule)
     if kind is None:
         yield Rollout(model, settings.sampler, None, settings.seed, settings.precision)
         return

@@ -87,6 +87,7 @@ def rollout(
         rows, memory = ("fast",), load_memory(resume_from, base)
         if generation == GenerationSettings():
             generation = settings_from(memory.header.settings, memory.header.kind, str(resume_from))
+    generation = generation.resolved(world.schedule)
     if (start, shown, actions, episodes, resume_from) == (None,) * 5:
         shown, actions = find_example(model) or (None, None)
     if start is not None and shown is not None:

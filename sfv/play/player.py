@@ -90,6 +90,7 @@ class Player:
     ) -> None:
         self.world, self.rollouts, self.generation = world, rollouts, generation
         self.preview = preview
+        self._num_steps = generation.sampler.steps(world.schedule)
         learner = rollouts["fast"].learner
         assert learner is not None
         self._learner = learner
@@ -134,7 +135,7 @@ class Player:
             chunks[row] = self._chunk(task, row, watch)
             strips[row] = self.strip(chunks[row].generated)
             seconds[row] = time.perf_counter() - began
-            num = self.generation.sampler.num_inference_steps
+            num = self._num_steps
             watch(Progress(row, "done", num, num, strips[row]))
         memory = chunks["fast"].memory
         assert memory is not None
@@ -167,7 +168,7 @@ class Player:
         return chunk
 
     def _progress(self, row: Row, step: SamplingStep) -> Progress:
-        num, done = self.generation.sampler.num_inference_steps, step.step_idx + 1
+        num, done = self._num_steps, step.step_idx + 1
         if done == num:
             return Progress(row, "learning" if row == "fast" else "sampling", done, num)
         if self.preview == "none":

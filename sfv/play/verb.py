@@ -16,7 +16,7 @@ from sfv.play.player import Preview, open_player
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-SAMPLER = SamplerSettings("ddim", num_inference_steps=10)
+SAMPLER = SamplerSettings("ddim", num_inference_steps=4)
 """A person waits: fewer steps than an evaluation takes."""
 
 

@@ -33,7 +33,7 @@ def bought_frames(world: WorldModel, sampler: SamplerSettings, fast: FastSetting
     probes = (2 if fast.guard is None else 3) * fast.probe_draws
     steps = FORWARD_AND_BACKWARD * fast.num_steps * fast.draws_per_step
     learning = (steps + probes) * (world.num_context + world.num_generated)
-    calls = sampler.num_inference_steps * (1 if sampler.guidance_scale == 1 else 2)
+    calls = sampler.steps(world.schedule) * (1 if sampler.guidance_scale == 1 else 2)
     return learning // calls
 
 
