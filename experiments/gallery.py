@@ -127,7 +127,13 @@ def film(
         )
     num_shown = (outbound or 0) * world.num_generated if given == "way_out" else 0
     start, shown = episode.latents[:, :, :first], episode.latents[:, :, first : first + num_shown]
-    request = Request(episode.meta.id, start, episode.actions, shown if num_shown else None)
+    request = Request(
+        episode.meta.id,
+        start,
+        episode.actions,
+        shown if num_shown else None,
+        predict_shown=False,
+    )
     num_given = first + num_shown
     panels = [to_frames(episode.video[num_given:])]
     rows: tuple[Row, ...] = ("none", "fast")

@@ -2,7 +2,7 @@
 
 Given what is read, r and u, the clean latents of a channel are taken as normal around g·r with variance σ²,
 where the gain g and σ² are those of a linear regression on training episodes, tabulated over u
-(`calibrate`). At u = 1, g = 0 and σ² = 1. With flow's z_s = (1 - s) z_0 + s ε the best prediction of
+(`calibrate`). Where nothing was written g = 0, and σ² is the channel's variance. With flow's z_s = (1 - s) z_0 + s ε the best prediction of
 v = ε - z_0 from that alone has a closed form,
 
     y = z_s - (1-s) g r     d = (1-s)² σ² + s²     v̂ = y (s - (1-s) σ²) / d - g r
@@ -37,6 +37,7 @@ class MemoryInput(nn.Module):
 
     gain: Tensor
     variance: Tensor
+    prior_variance: Tensor
     is_calibrated: Tensor
 
     def __init__(self, latent_channels: int, num_train_timesteps: int = 1000) -> None:
@@ -45,6 +46,7 @@ class MemoryInput(nn.Module):
         uncertainty = torch.logspace(torch.tensor(LEAST).log10(), 0, _BINS)[:, None]
         self.register_buffer("gain", (1 - uncertainty).expand(-1, latent_channels).clone())
         self.register_buffer("variance", uncertainty.expand(-1, latent_channels).clone())
+        self.register_buffer("prior_variance", torch.ones(latent_channels))
         self.register_buffer("is_calibrated", torch.tensor(False))
         self.reading: Reading | None = None
 
@@ -76,9 +78,11 @@ class MemoryInput(nn.Module):
         Args:
             values: r of training frames.
             uncertainty: u of each.
-            latents: what they are, of unit variance over the training set.
+            latents: what they are.
         """
         self.is_calibrated.fill_(True)
+        spread = latents.float().square().mean(dim=(0, 2, 3))
+        self.prior_variance.copy_(spread.clamp(min=_LEAST_VARIANCE))
         place = self._place(uncertainty).round().long()
         for i in reversed(range(_BINS)):
             chosen = place == i
@@ -145,15 +149,16 @@ class MemoryInput(nn.Module):
     def _table(
         self, uncertainty: Float[Tensor, "b g"]
     ) -> tuple[Float[Tensor, "b c g 1 1"], Float[Tensor, "b c g 1 1"]]:
-        """Gain and variance, linear between the rows; 0 and 1 where nothing was written."""
+        """Gain and variance, linear between the rows; at u = 1 those of a channel that nothing is known of."""
         place = self._place(uncertainty)
         low = place.floor().long().clamp(max=_BINS - 2)
         part = (place - low)[..., None]
         unknown = (uncertainty >= 1)[..., None]
         found = []
-        for table, without in ((self.gain, 0.0), (self.variance, 1.0)):
+        nothing = torch.zeros_like(self.prior_variance)
+        for table, without in ((self.gain, nothing), (self.variance, self.prior_variance)):
             row = torch.lerp(table[low], table[low + 1], part.to(table))
-            row = torch.where(unknown, torch.full_like(row, without), row)
+            row = torch.where(unknown, without, row)
             found.append(row.transpose(1, 2)[..., None, None])
         return found[0], found[1]
 
