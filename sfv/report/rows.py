@@ -88,6 +88,13 @@ class Report:
         """The row of a name."""
         return next(row for row in self.rows if row.name == name)
 
+    def not_counted(self, metric: str) -> dict[str, str]:
+        """Rows whose value or curve may not be held against others', and why."""
+        return {row.name: row.still for row in self.rows if not row.counts(metric)}
+
+    def _curves_of(self, row: str) -> list[str]:
+        return [name for name, curve in self.curves.items() if row in curve.rows]
+
     def counts(self, gap: Difference) -> bool:
         """Whether both sides of a difference may be held against others."""
         return all(self.row(name).counts(gap.metric) for name in (gap.row, gap.against))
@@ -108,7 +115,9 @@ class Report:
     def notes(self) -> list[str]:
         """What readers have to know: what is missing, does not count, or was seen in too few episodes."""
         still = [
-            f"{row.name}: {row.still}" for row in self.rows if not all(map(row.counts, row.cells))
+            f"{row.name}: {row.still}"
+            for row in self.rows
+            if not all(map(row.counts, [*row.cells, *self._curves_of(row.name)]))
         ]
         few = any(
             gap.num < MIN_EPISODES and beyond_chance(gap.low, gap.high, MIN_EPISODES)
