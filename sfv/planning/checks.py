@@ -108,14 +108,14 @@ def check_engine(
     write_json(done, {"checked": [task.id for task in tasks], "engine": environment.name})
 
 
-def check_clips(
+def check_goals(
     goals: Mapping[str, Sequence[SubGoal]],
     play: PlaySettings,
     chunk_frames: int,
     min_clips: int,
     fvd: bool | None,
 ) -> tuple[bool, list[str]]:
-    """Find whether imagined and executed frames make enough clips for FVD.
+    """Check sub-goals, and find whether what they come to makes enough clips for FVD; print where not.
 
     Args:
         goals: of every task.
@@ -125,12 +125,13 @@ def check_clips(
         fvd: True: FVD is needed; None: where there are enough clips; False: not wanted.
 
     Returns:
-        whether FVD is measured, and a sentence where it is left out.
+        whether FVD is measured, and what was printed.
 
     Raises:
-        ValueError: `fvd` is True, and there are too few clips.
+        ValueError: as `check_method`; or `fvd` is True, and there are too few clips.
         WeightsMissing: a network that measures is not installed.
     """
+    check_method(goals, play)
     if fvd is False:
         return False, []
     lengths = [planned_frames(found, play, chunk_frames) for found in goals.values()]
@@ -145,4 +146,5 @@ def check_clips(
             f"{left_out} It was asked for: set a smaller --min_clips, give --fvd null (FVD where there are "
             "enough) or false; or take more tasks, --play.repeats or --play.max_steps, in another --out"
         )
+    print(left_out)
     return False, [left_out]

@@ -127,7 +127,7 @@ def clip_scores(
 ) -> dict[str, MetricValue]:
     """FVD and the like of imagined against executed frames; empty with fewer clips than asked for.
 
-    `checks.check_clips` knows it before frames are made, unless an environment ends actions early.
+    `checks.check_goals` knows it before frames are made, unless an environment ends actions early.
 
     Args:
         real: what was seen, an episode each; too short ones make no clip.

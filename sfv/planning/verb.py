@@ -19,7 +19,7 @@ from sfv.metrics.suite_common import videos_hash
 from sfv.models.device import AUTO, find_device
 from sfv.models.inverse_dynamics import InverseDynamics, InverseReader
 from sfv.models.world_model import WorldModel
-from sfv.planning.checks import check, check_clips, check_engine, check_method
+from sfv.planning.checks import check, check_engine, check_goals
 from sfv.planning.environment import Environment
 from sfv.planning.episode import PlaySettings
 from sfv.planning.report import write_outputs
@@ -94,10 +94,7 @@ def plan(
     with locked(out, WAIT):
         try:
             goals = _goals(out, planner, chosen, environment)
-            check_method(goals, play)
-            compared, left_out = check_clips(goals, play, environment.chunk_frames, min_clips, fvd)
-            for line in left_out:
-                print(line)
+            compared, left_out = check_goals(goals, play, environment.chunk_frames, min_clips, fvd)
             check_engine(out, environment, found, chosen)
             stage = Stage(environment, reader, play, generation)
             plans = _play(out, stage, wanted, chosen, goals, settings)
@@ -107,13 +104,12 @@ def plan(
             environment.close()
         known = {task.id: task for task in chosen}
         passport = _passport(settings, found, limit, reader, generation.seed)
-        scores = {}
-        for name, played in plans.items():
-            scores[name] = row_scores(played, known, environment, limit, passport)
-            if compared and name != "random":
-                clips = _clips(out / "rows" / name, played, passport, min_clips)
-                scores[name] |= clips
-                left_out += [] if clips else [ENDED_EARLY.format(row=name)]
+        scores = {
+            name: row_scores(played, known, environment, limit, passport)
+            for name, played in plans.items()
+        }
+        if compared:
+            left_out = _add_clips(scores, out / "rows", plans, passport, min_clips)
         content = report(plans, scores, known, environment, limit, settings)
         content["left_out"] = left_out
         write_outputs(out, plans, content, environment.fps)
@@ -213,6 +209,23 @@ def _play(
             bar.set_postfix_str(printable(row.name))
             plans[row.name] = player.play_row(row, tasks, goals)
     return plans
+
+
+def _add_clips(
+    scores: dict[str, dict[str, MetricValue]],
+    folder: Path,
+    plans: Mapping[str, Sequence[Plan]],
+    passport: Passport,
+    min_clips: int,
+) -> list[str]:
+    """Add FVD and the like to all rows but random; a sentence on each that has too few clips after all."""
+    left_out = []
+    for name in [name for name in plans if name != "random"]:
+        clips = _clips(folder / name, plans[name], passport, min_clips)
+        scores[name] |= clips
+        if not clips:
+            left_out.append(ENDED_EARLY.format(row=name))
+    return left_out
 
 
 def _clips(

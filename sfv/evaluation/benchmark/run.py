@@ -105,24 +105,25 @@ def benchmark(
     walks = load_walks(spec, where, parts)
     of_part = {part: [walk for walk in walks if walk.part == part] for part in parts}
     tasks = checked(tasks, of_part, drop=rows is None)
-    scored = [p for p in wanted if p in theirs or any(p in task.method.protocols for task in tasks)]
-    of_clips, left_out = clip_protocols(walks, scored, fvd)
-    for line in left_out:
-        print(line)
+    of_clips, left_out = clip_protocols(walks, _scored(wanted, theirs, tasks), fvd)
     with claimed(out, MARKER, "a benchmark's folder"):
         write_json(out / MARKER, {"benchmark": spec.label, "parts": parts, "seeds": seeds})
         _generate(out, tasks, wanted, of_part, generation, sampled)
         found = {task.name: _folders(out, task, wanted, sampled, generation.seed) for task in tasks}
-        undone = {
-            row: sum(num_undone(folders, parts) for folders in of_seeds)
-            for row, of_seeds in found.items()
-        }
+        undone = _undone(found, parts)
         found |= {name: [theirs]} if theirs else {}
         truth = Truth(spec, walks, generation.seed)
         several = None if seeds is None else sampled
         content = _measured(truth, found, out, of_clips, several) | {"left_out": left_out}
         settings = _settings(spec, walks, tasks, generation, videos, several)
         _tell(out, truth, found, content | {"settings": settings, "undone": undone})
+
+
+def _scored(
+    wanted: Sequence[Protocol], theirs: Collection[Protocol], tasks: Sequence[RowTask]
+) -> list[Protocol]:
+    """The wanted protocols that a row has."""
+    return [p for p in wanted if p in theirs or any(p in task.method.protocols for task in tasks)]
 
 
 def _tell(
@@ -195,6 +196,16 @@ def _folders(
         {p: _folder(out, task.name, seed, first) / p for p in wanted if p in task.method.protocols}
         for seed in seeds
     ]
+
+
+def _undone(
+    found: Mapping[str, Sequence[Mapping[Protocol, Path]]], parts: Sequence[str]
+) -> dict[str, int]:
+    """Of each row, chunks whose learning the guard took back."""
+    return {
+        row: sum(num_undone(folders, parts) for folders in of_seeds)
+        for row, of_seeds in found.items()
+    }
 
 
 def _measured(

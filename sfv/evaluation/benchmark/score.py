@@ -44,7 +44,7 @@ _CLIPS = ("fvd", "fvd_floor", "fvd_unpaired", "kvd")
 def clip_protocols(
     walks: Sequence[Walk], protocols: Sequence[Protocol], fvd: bool | None
 ) -> tuple[list[Protocol], list[str]]:
-    """Find the protocols that FVD is measured in, before any video is made.
+    """Find the protocols that FVD is measured in, before any video is made; print which are left out.
 
     Args:
         walks: all that are scored.
@@ -52,7 +52,7 @@ def clip_protocols(
         fvd: True: in all of them; None: in those whose generated frames make enough clips; False: in none.
 
     Returns:
-        these protocols, and a sentence on each that is left out.
+        these protocols, and what was printed.
 
     Raises:
         BenchmarkError: `fvd` is True, and a protocol has too few clips.
@@ -70,6 +70,8 @@ def clip_protocols(
             f"{left_out[0]} It was asked for: take more or longer walks (--lengths, --kinds), or another "
             "protocol, or --fvd null (FVD where there are enough) or false"
         )
+    for line in left_out:
+        print(line)
     if len(left_out) < len(protocols):
         find(I3D_KINETICS)
     return [p for p in protocols if not faults[p]], left_out
