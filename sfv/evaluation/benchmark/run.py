@@ -26,7 +26,7 @@ from sfv.evaluation.benchmark.truth import Truth
 from sfv.evaluation.benchmark.videos import read_videos
 from sfv.evaluation.benchmark.walks import Walk, chosen_parts, load_walks
 from sfv.evaluation.benchmark.walks import make_data as make_data_by_tool
-from sfv.files import claimed, write_json
+from sfv.files import claim_folder, claimed, write_json
 from sfv.generation.kept import kept_scores
 from sfv.generation.settings import GenerationSettings
 from sfv.metrics.protocol import MetricValue, Row, paired_differences, report_json
@@ -100,6 +100,8 @@ def benchmark(
     theirs = {} if videos is None else rows_of_videos(videos, wanted)
     if name in {task.name for task in tasks} and videos is not None:
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")
+    if make_data:  # which may take long
+        claim_folder(out, MARKER, "a benchmark's folder")
     where = _data(spec, data, make_data)
     spec = known_in(spec, where)
     walks = load_walks(spec, where, parts)

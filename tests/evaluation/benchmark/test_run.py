@@ -187,6 +187,18 @@ def test_fvd_that_cannot_be_is_known_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("more", [(), ("--make-data=true", "--data=NOWHERE")])
+def test_an_output_that_cannot_be_is_told_before_anything_is_made(
+    more, made_up, world, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(f"{RUN}._generate", None)
+    monkeypatch.setattr(f"{RUN}.make_data_by_tool", None)
+    (tmp_path / "file").touch()
+    given = arguments(made_up, tmp_path / "file" / "out", ckpt=world, rows="none")
+    said = refused(capsys, *given, *(arg.replace("NOWHERE", str(tmp_path / "no")) for arg in more))
+    assert f"cannot write {tmp_path}/file/out (Not a directory)" in said
+
+
 def test_fvd_that_nobody_asked_for_is_left_out_and_told(perfect, made_up, tmp_path, capsys):
     out, told = tmp_path / "out", []
     given = [*arguments(made_up, out, videos=perfect), "--fvd=null"]
