@@ -22,7 +22,7 @@ from sfv.data.index import DAMAGE, INDEX, Shard, ShardError, ShardIndex, find_sh
 from sfv.data.schema import Encoding, Split
 from sfv.data.shards import Sample, WrittenShard, publish, sha256_of, write_tar
 from sfv.data.table import COLUMNS, EpisodeTable
-from sfv.files import check_writable, locked, write_json
+from sfv.files import locked, write_json
 from sfv.names import plain_name
 
 PARTS = ".parts"
@@ -109,8 +109,6 @@ def make_shards(
             )
     if overwrite and not run.resume:
         _discard(parts)
-    check_writable(folder)
-    parts.mkdir(exist_ok=True)
     plain = {**source, "folder": str(folder.resolve())}
     finished = _finished(parts, folder, items, settings_hash(plain), run.resume)
     left = {name: value for name, value in items.items() if name not in finished}

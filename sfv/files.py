@@ -112,8 +112,8 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: no file can be written there; names the folder.
     """
-    with _workspace(folder / "file", folder) as temporary:
-        temporary.touch()
+    with _workspace(folder / "file", folder):
+        pass  # it has made and renamed a folder with a file there
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ WORK = {
     "evaluate": "sfv.evaluation.evaluate.measure",
     "plan": "sfv.planning.verb._play",
     "demo": "sfv.demo.run._run_stages",
-    "write_shards": "data_tools.parts._make",
+    "write_shards": "data_tools.options.map_shards",
     "filter": "data_tools.options.map_shards",
     "folder": "data_tools.convert.common._run",
     "doom": "data_tools.collect.runner._collect",
