@@ -20,7 +20,7 @@ from sfv.data.index import INDEX, ShardError, ShardIndex, find_shards
 from sfv.data.schema import SPLITS, EpisodeMeta, SchemaError
 from sfv.data.shards import read_shard, sha256_of
 from sfv.data.stages import decode
-from sfv.files import write_bytes
+from sfv.files import check_writable, write_bytes
 from sfv.texts import printable
 
 SHEET_ROWS = 12
@@ -140,6 +140,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.contact_sheet and args.no_frames:
         print("error: --contact-sheet needs the frames; leave out --no-frames", file=sys.stderr)
+        return 2
+    try:
+        if args.contact_sheet:
+            check_writable(args.contact_sheet.parent)
+    except OSError as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     report = check(args.shards, not args.no_frames)
     print("\n".join(map(printable, report.lines)))

@@ -30,6 +30,7 @@ from sfv.data.index import INDEX, Shard, ShardError, ShardIndex, find_shards
 from sfv.data.schema import SPLITS, Encoding
 from sfv.data.shards import Sample, read_shard
 from sfv.data.stages import decode, encode_latents
+from sfv.files import check_writable
 from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.latents_codec import write_codec_file
 from sfv.models.world_model import WorldModel
@@ -281,6 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command."""
     args = parser().parse_args(argv)
     try:
+        check_writable(args.out)
         spec = codec_of(args)
         made = encode_folder(args.shards, args.out, spec, run_of(args), args.overwrite)
         codec = load_codec(json.dumps(spec))

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from sfv.data.index import ShardError, find_shards
 from sfv.data.schema import SchemaError
 from sfv.data.shards import read_shard
+from sfv.files import check_writable
 from sfv.models.text import CLIPText, MiniLMText
 from sfv.models.text_table import write_text_table
 from sfv.texts import printable
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.encoder == "clip" and args.folder is None:
             raise ValueError("--encoder clip needs --folder, a folder with a CLIP text model")
+        check_writable(args.out.parent)
         make = CLIPText if args.encoder == "clip" else MiniLMText
         encoder = make(args.folder, **limit)
         num = write_text_table(args.out, encoder, texts_of(args.shards), args.dtype)

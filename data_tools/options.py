@@ -12,7 +12,7 @@ from data_tools.files import settings_hash
 from data_tools.mapping import JOURNAL, Results, map_shards
 from data_tools.mapping_dask import ClusterLost, MissingDask
 from data_tools.work import CLUSTERS, Cluster, Slurm, Work
-from sfv.files import write_json
+from sfv.files import check_writable, write_json
 from sfv.texts import printable
 
 SUMMARY = "summary.json"
@@ -35,7 +35,8 @@ class Run:
         self, function: Work, items: Mapping[str, Any], out: Path, settings: Mapping[str, Any],
         title: str, unit: str = "episode",
     ) -> Results:  # fmt: skip
-        """Call `map_shards` with its journal in the output folder."""
+        """Call `map_shards` with its journal in the output folder, which has to be writable."""
+        check_writable(out)
         return map_shards(
             function, items, journal=out / JOURNAL, settings=settings, cluster=self.cluster,
             workers=self.workers, timeout_s=self.timeout_s, attempts=self.attempts,

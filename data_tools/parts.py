@@ -109,7 +109,6 @@ def make_shards(
             )
     if overwrite and not run.resume:
         _discard(parts)
-    parts.mkdir(parents=True, exist_ok=True)
     plain = {**source, "folder": str(folder.resolve())}
     finished = _finished(parts, folder, items, settings_hash(plain), run.resume)
     left = {name: value for name, value in items.items() if name not in finished}

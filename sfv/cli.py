@@ -147,11 +147,11 @@ def _fit(args: list[str]) -> None:
 def _with_flags(function: Callable[..., Any], args: list[str]) -> list[str]:
     """Let a switch stand alone: `--quick` for `--quick true`; and `--out-put` be `--out_put`."""
     parameters = inspect.signature(function).parameters.values()
-    switches = {f"--{p.name}" for p in parameters if p.annotation is bool}
+    switches = {f"--{p.name}" for p in parameters if p.annotation in (bool, bool | None)}
     args = _underscored(args)
     following = [*args, ""][1:]
     return [
-        f"{arg}=true" if arg in switches and after.lower() not in ("true", "false") else arg
+        f"{arg}=true" if arg in switches and after.lower() not in ("true", "false", "null") else arg
         for arg, after in zip(args, following, strict=True)
     ]
 

@@ -1,17 +1,20 @@
 """Files that are whole or absent: written under a temporary name, then renamed.
 
 What is being written lies beside its place in a folder `.NAME.RANDOM.tmp`. Its writer holds a lock there,
-which ends with the process, so that leftovers of a dead writer can be told from work in progress.
+which ends with the process, so that leftovers of a dead writer can be told from work in progress. Until
+the lock is there the folder is called `.NAME.RANDOM.begun`; that takes no time: an old one is a leftover.
 """
 
 import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
 import stat
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +28,10 @@ LOCK = ".lock"
 
 WAIT = "wait for it, or give another output folder"
 
-_TEMPORARY = ".tmp"
+_TEMPORARY, _BEGUN = ".tmp", ".begun"
+_OURS = re.compile(rf"\..+\.[0-9a-f]{{12}}({_TEMPORARY}|{_BEGUN})", re.DOTALL)
+_LONG_S = 24 * 3600
+"""No writer needs that long to lock its folder, and no two clocks of a cluster lie so far apart."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES)
 
@@ -77,7 +83,7 @@ def replacing_parts(folder: Path, marker: str) -> Iterator[Path]:
         OSError: as `partial_file`; nothing was moved if it came up while writing.
     """
     folder = folder.resolve()  # a link would be replaced itself
-    with _workspace(folder) as temporary:
+    with _workspace(folder / marker if _stays(folder) else folder, folder) as temporary:
         temporary.mkdir()
         yield temporary
         _settle(temporary, _usual_mode(temporary))
@@ -90,6 +96,24 @@ def replacing_parts(folder: Path, marker: str) -> Iterator[Path]:
                 shutil.rmtree(folder / part.name)
             part.replace(folder / part.name)
             sync_folder(folder)
+
+
+def _stays(folder: Path) -> bool:
+    """Whether parts have to move into a folder one by one: it cannot be replaced as a whole."""
+    if not folder.is_dir():
+        return False
+    fixed = os.path.ismount(folder) or not os.access(folder.parent, os.W_OK)
+    return fixed or any(folder.iterdir())
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder if need be, and try out what a writer does there, before hours of work are lost.
+
+    Raises:
+        OSError: no file can be written there; names the folder.
+    """
+    with _workspace(folder / "file", folder):
+        pass  # it has made and renamed a folder with a file there
 
 
 def sync_folder(folder: Path) -> None:
@@ -107,7 +131,8 @@ def sync_folder(folder: Path) -> None:
 
 def is_temporary(path: Path) -> bool:
     """Whether a path is a lock or unfinished work of this module."""
-    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(_TEMPORARY))
+    hidden = path.name.startswith(".")
+    return path.name == LOCK or (hidden and path.name.endswith((_TEMPORARY, _BEGUN)))
 
 
 def _beside(path: Path) -> Path:
@@ -115,11 +140,14 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def _workspace(path: Path) -> Iterator[Path]:
-    """Yield a free path in a locked folder beside `path`; afterwards the folder is gone."""
+def _workspace(path: Path, named: Path | None = None) -> Iterator[Path]:
+    """Yield a free path in a locked folder beside `path`; afterwards the folder is gone.
+
+    Errors name `named`, or `path`.
+    """
     work = _beside(path)
-    begun = work.with_suffix(".begun")  # not to be removed before it is locked
-    with _naming(path, work, begun):
+    begun = work.with_suffix(_BEGUN)  # not to be removed before it is locked
+    with _naming(named or path, work, begun):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent.absolute())
         begun.mkdir()
@@ -127,16 +155,33 @@ def _workspace(path: Path) -> Iterator[Path]:
             _try_lock(lock.fileno())
             begun.rename(work)
             yield work / "content"
-            shutil.rmtree(work)
+            shutil.rmtree(work, ignore_errors=True)  # another process may help
 
 
 @lru_cache(maxsize=1024)
 def _remove_leftovers(folder: Path) -> None:
     """Remove what dead writers left; only once a process, since a folder may hold many files."""
-    for lock in folder.glob(f".*{_TEMPORARY}/{LOCK}"):
-        with suppress(OSError), lock.open("r+") as file:
+    for path in folder.glob(".*"):
+        if _OURS.fullmatch(path.name) and path.is_dir():
+            with suppress(OSError):
+                _remove_leftover(path)
+
+
+def _remove_leftover(path: Path) -> None:
+    """Remove a folder for writing, unless its writer may be alive.
+
+    Raises:
+        OSError: it is.
+    """
+    if path.suffix == _BEGUN:
+        if time.time() - path.stat().st_mtime > _LONG_S:
+            shutil.rmtree(path, ignore_errors=True)
+    elif not (path / LOCK).exists():  # killed while it removed its folder, or just doing so
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with (path / LOCK).open("r+") as file:
             if _try_lock(file.fileno()):
-                shutil.rmtree(lock.parent, ignore_errors=True)
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -321,6 +366,7 @@ def claim_folder(folder: Path, marker: str, what: str) -> None:
 
     Raises:
         FileExistsError: the folder holds something else; the message says what to do.
+        OSError: as `check_writable`.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -333,4 +379,4 @@ def claim_folder(folder: Path, marker: str, what: str) -> None:
             f"{folder} holds {found}, which is not {what} (no {marker} in it). "
             "Give another output folder, or empty this one first"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)

@@ -1,10 +1,13 @@
 """Text that others wrote: read in one way, matched by name, printed so that no terminal obeys it."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from sfv.files import regular_file
+
+Value = TypeVar("Value")
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -55,6 +58,17 @@ def find_name(name: str, known: Iterable[str]) -> str | None:
         return name
     alike = [other for other in names if same_form(other) == same_form(name)]
     return alike[0] if len(alike) == 1 else None
+
+
+def look_up(names: Sequence[str], known: Mapping[str, Value]) -> tuple[list[Value], list[str]]:
+    """What stands under names, each as `find_name` finds it.
+
+    Returns:
+        values of the names that were found, in order; and, sorted, the names that were not.
+    """
+    keys = {name: name if name in known else find_name(name, known) for name in names}
+    found = [known[key] for name in names if (key := keys[name]) is not None]
+    return found, sorted(name for name, key in keys.items() if key is None)
 
 
 def find_file(root: Path, name: str) -> Path:

@@ -14,12 +14,12 @@ from sfv import __version__, cli
 RECORDED = []
 
 
-def record(quick: bool = False, again: bool = False, name: str = "x") -> None:
+def record(quick: bool = False, again: bool | None = False, name: str = "x") -> None:
     """A verb that keeps what it was called with.
 
     Args:
         quick: a switch.
-        again: another switch.
+        again: another switch; null is a value too.
         name: a word.
     """
     RECORDED.append((quick, again, name))
@@ -114,6 +114,7 @@ def test_the_installed_command_is_this_one():
         (["--name=y", "--again"], (False, True, "y")),
         (["--quick", "false", "--again", "True"], (False, True, "x")),
         (["--quick=false"], (False, False, "x")),
+        (["--quick", "--again", "null"], (True, None, "x")),
         (["--name", "quick"], (False, False, "quick")),
     ],
 )

@@ -5,6 +5,7 @@ import resource
 import signal
 import socket
 import stat
+import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from sfv import files
 from sfv.files import (
+    check_writable,
     claim_folder,
     claimed,
     locked,
@@ -175,6 +177,51 @@ def test_the_marker_moves_last(tmp_path, monkeypatch):
     assert len(moved) == 10 and moved[-1] == "mark"
 
 
+def test_parts_move_into_a_used_folder_without_writing_beside_it(tmp_path, monkeypatch):
+    """The folder's own folder may be another's, or another disk."""
+    write_parts(tmp_path / "m", "1", a="a")
+    with replacing_parts(tmp_path / "m", "mark") as temporary:
+        assert tmp_path / "m" in temporary.parents
+        (temporary / "mark").write_text("2")
+    assert tree(tmp_path) == {"m": None, "m/a": None, "m/a/x": "a", "m/mark": "2"}
+
+
+@pytest.mark.parametrize("why", ["mount", "read only"])
+def test_an_empty_folder_that_cannot_be_replaced_is_filled(tmp_path, monkeypatch, why):
+    """`docker run -v DISK:/out` gives one; as root `access` still knows a read-only disk."""
+    if why == "mount":
+        monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "out")
+    else:
+        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    (tmp_path / "out").mkdir()
+    inode = (tmp_path / "out").stat().st_ino
+    write_parts(tmp_path / "out", "1", a="a")
+    assert tree(tmp_path / "out") == {"a": None, "a/x": "a", "mark": "1"}
+    assert (tmp_path / "out").stat().st_ino == inode and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_told_when_it_is_claimed(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    beneath = tmp_path / "file" / "runs" / "a"
+    for check in (check_writable, lambda path: claimed(path, "mark", "a folder").__enter__()):
+        with pytest.raises(
+            OSError, match=rf"cannot write {beneath} \(Not a directory\): .* choose"
+        ):
+            check(beneath)
+    (tmp_path / "out").mkdir()
+
+    def read_only(self, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "rename", read_only)
+        with pytest.raises(OSError, match=rf"cannot write {tmp_path}/out \(Read-only file system"):
+            claim_folder(tmp_path / "out", "mark", "a folder")
+    assert tree(tmp_path) == {"file": "", "out": None}
+    check_writable(tmp_path / "out" / "new")
+    assert tree(tmp_path / "out") == {"new": None}
+
+
 def test_a_folder_is_claimed_if_it_is_new_empty_or_ours(tmp_path):
     folder = tmp_path / "new" / "run"
     claim_folder(folder, "config.yaml", "a run folder")
@@ -304,6 +351,35 @@ def test_what_a_dead_writer_left_goes_and_work_in_progress_stays(tmp_path):
         assert sorted(p.name for p in folder.glob("[!.]*")) == ["b"]
         assert len(list(folder.iterdir())) == 2, "the dead one's work is gone, this one's is there"
     assert tree(folder) == {"b": "b", "mine": "mine"}
+
+
+def leave(folder, age_s):
+    """What writers leave that were killed at different moments, and what is not ours."""
+    random = "0123456789ab"
+    for name in (f".a.{random}.begun", f".b.{random}.begun", f".c.{random}.tmp"):
+        (folder / name).mkdir(parents=True)
+    (folder / f".a.{random}.begun" / ".lock").touch()
+    (folder / ".mine.begun").mkdir()
+    (folder / ".mine.tmp").mkdir()
+    (folder / f".file.{random}.tmp").touch()
+    then = time.time() - age_s
+    for path in folder.iterdir():
+        os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize(("hours", "left"), [(1, {"a", "b"}), (25, set())])
+def test_what_was_begun_and_never_locked_goes_when_it_is_old(tmp_path, hours, left):
+    """A folder for writing without a lock is one whose end was cut off; its age says nothing."""
+    leave(tmp_path / "new", hours * 3600)
+    write_bytes(tmp_path / "new" / "x", b"x")
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    ours = {f".{name}.0123456789ab.begun" for name in left}
+    assert names == {"x", ".mine.begun", ".mine.tmp", ".file.0123456789ab.tmp"} | ours
+
+
+def test_what_was_begun_does_not_keep_a_folder_from_being_claimed(tmp_path):
+    (tmp_path / "run" / ".x.0123456789ab.begun").mkdir(parents=True)
+    claim_folder(tmp_path / "run", "mark", "a run folder")
 
 
 def _in_new_process(folder):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sfv.texts import find_file, find_name, printable, read_lines, read_text
+from sfv.texts import find_file, find_name, look_up, printable, read_lines, read_text
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 NOT_ENDS = "a\u2028b\u2029c\x0bd\x0ce\x85f\x1cg"
@@ -33,6 +33,12 @@ def test_names_match_by_characters_before_letters():
     assert find_name("cafe", [NFD, NFC]) is None
     two = "\u1eb9\u0302", "e\u0323\u0302"  # of one letter with two marks, neither composed
     assert find_name("\u1ec7", two) is None, "two candidates are no answer"
+
+
+def test_values_are_looked_up_in_order_and_what_is_missing_is_sorted():
+    known = {"caf\u00e9": 1, "cafe\u0301": 2, "n\u00e9": 3}
+    assert look_up(["ne\u0301", "cafe\u0301", "caf\u00e9", "ne\u0301"], known) == ([3, 2, 1, 3], [])
+    assert look_up(["z", "n\u00e9", "a", "z"], known) == ([3], ["a", "z"])
 
 
 def test_a_file_is_found_in_either_form(tmp_path):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data_tools.files import settings_hash
 from sfv.data.schema import SPLITS, SchemaError, from_json
-from sfv.files import WAIT, locked, read_json, write_bytes
+from sfv.files import WAIT, check_writable, locked, read_json, write_bytes
 from sfv.names import is_hidden
 from sfv.texts import printable
 
@@ -144,7 +144,7 @@ def collect(
     if episodes < 1 or workers < 1:
         raise SchemaError(f"--episodes {episodes} --workers {workers}: both have to be at least 1")
     recipe.require()
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
     with locked(folder, WAIT):
         return _collect(recipe, folder, episodes, workers, resume)
 

@@ -30,7 +30,7 @@ from data_tools.convert.recording import (
 from data_tools.convert.timeline import Layout, Stretch, lay_out
 from data_tools.files import encode_mp4, write_episode
 from sfv.data.schema import SPLITS, Encoding, EpisodeMeta, Provenance, SchemaError, Split, to_json
-from sfv.files import WAIT, locked, write_json
+from sfv.files import WAIT, check_writable, locked, write_json
 from sfv.names import ascii_name, is_hidden
 from sfv.texts import printable
 
@@ -90,6 +90,7 @@ def run(
     Raises:
         SetupError: see `read_settings`, `read_splits`, `split_of`; or `args.out` holds other episodes.
         FileExistsError: another process converts there.
+        OSError: `args.out` cannot be written.
     """
     settings = read_settings(args, tool, {"source": source.name, **source.settings})
     _check_keys(source)
@@ -98,7 +99,7 @@ def run(
     bare = Source(source.name, source.domain, source.licence, source.source, ())
     for recording, split in _assigned(source, read_splits(args, splits), rows):
         jobs.append(Job(recording, split, bare, settings, read_details, args.out))
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_writable(args.out)
     with locked(args.out, WAIT):
         return _run(args, source, jobs, rows, settings)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from data_tools.collect.runner import MissingEngine
 from data_tools.plan_worlds.doom_tasks import doom_tasks
 from data_tools.plan_worlds.metaworld_tasks import metaworld_tasks
+from sfv.files import check_writable
 from sfv.planning.tasks import TaskSet, save_tasks
 from sfv.texts import printable
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"--tasks {args.tasks} --chunks {args.chunks} --size {args.size}: allowed are tasks >= 1, "
                 "an even number of chunks >= 2, 16 <= size <= 120"
             )
+        check_writable(args.out.parent)
         tasks = MAKERS[args.world](args.out.stem, args.tasks, args.seed, args.size, args.chunks)
         save_tasks(tasks, args.out)
     except (ValueError, OSError, MissingEngine) as error:

@@ -65,16 +65,22 @@ def check_measurable(
     """Find what would stop the measuring before anything is generated, which may take hours.
 
     Raises:
-        ValueError: the episodes are too few or too short for a measure.
+        ValueError: the episodes are too few or too short for a measure, or have actions that the inverse
+            model does not read.
         WeightsMissing: a network that measures is not installed.
         FileNotFoundError: there is no inverse dynamics model where `extra` says.
     """
     check_clips([num_predicted(world, episode) for episode in episodes])
     for weights in (I3D_KINETICS, LPIPS_ALEX, *([TRANSNET_V2] if extra.transnet else [])):
         find(weights)
-    if extra.inverse_dynamics is not None:
-        InverseDynamics.load(extra.inverse_dynamics)
     actions = {action for episode in episodes for action in episode.actions}
+    if extra.inverse_dynamics is not None:
+        read = InverseDynamics.load(extra.inverse_dynamics).actions
+        if unknown := sorted(actions - set(read)):
+            raise ValueError(
+                f"the episodes have actions {unknown}, which the inverse model does not read; it reads "
+                f"{list(read)}: train one that knows them, or leave inverse_dynamics out"
+            )
     if extra.swaps and len(actions) < 2:
         raise ValueError(f"a swap test needs two actions, the episodes have {sorted(actions)}")
     if extra.probe_draws and len(episodes) < 2:

@@ -162,10 +162,11 @@ def save_memory(path: Path, stored: StoredMemory) -> None:
     extras = {f"{_EXTRA}{name}": tensor for name, tensor in stored.extras.items()}
     tensors = {**stored.weights, **extras}
     # One entry: safetensors writes several in any order, and equal memories shall be equal files.
-    content = {"format": FORMAT, "header": header, "checksum": _checksum(header, tensors)}
+    hashed = hash_tensors(tensors)
+    content = {"format": FORMAT, "header": header, "checksum": _checksum(header, hashed)}
     metadata = json.dumps(content, sort_keys=True)
     _check(path, _read_header(path, {_METADATA: metadata})[0], stored.weights, stored.extras)
-    write_tensors(path, tensors, {_METADATA: metadata})
+    write_tensors(path, tensors, {_METADATA: metadata}, hashed)
 
 
 def load_memory(path: Path, base: str | None = None) -> StoredMemory:
@@ -192,7 +193,7 @@ def load_memory(path: Path, base: str | None = None) -> StoredMemory:
     extras = {n.removeprefix(_EXTRA): t for n, t in tensors.items() if n.startswith(_EXTRA)}
     _check(path, header, weights, extras)
     kept = content.get("checksum")
-    if kept is not None and kept != _checksum(content["header"], tensors):
+    if kept is not None and kept != _checksum(content["header"], hash_tensors(tensors)):
         raise ValueError(
             f"{path} is damaged: its checksum is {kept!r:.60}, its content's another; copy it again, or "
             "take an earlier memory"
@@ -216,9 +217,9 @@ def _check(
     check_extras(extras, sum(tensor.numel() for tensor in weights.values()), str(path))
 
 
-def _checksum(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """Over all that a file says."""
-    content = json.dumps(header, sort_keys=True) + hash_tensors(tensors)
+def _checksum(header: dict[str, Any], hashed: str) -> str:
+    """Over all that a file says: its header, and the hash of its tensors."""
+    content = json.dumps(header, sort_keys=True) + hashed
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

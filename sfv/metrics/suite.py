@@ -9,7 +9,12 @@ from sfv.metrics.suite_common import Progress, videos_hash
 from sfv.metrics.suite_curves import score_curves
 from sfv.metrics.suite_cuts import score_transnet
 from sfv.metrics.suite_long import WAY_OUT, default_frame_features, score_long, score_true
-from sfv.metrics.suite_next_chunk import check_clips, default_clip_features, score_next_chunk
+from sfv.metrics.suite_next_chunk import (
+    check_clips,
+    default_clip_features,
+    score_next_chunk,
+    too_few_clips,
+)
 
 __all__ = [
     "WAY_OUT",
@@ -24,5 +29,6 @@ __all__ = [
     "score_swaps",
     "score_transnet",
     "score_true",
+    "too_few_clips",
     "videos_hash",
 ]

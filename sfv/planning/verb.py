@@ -19,7 +19,8 @@ from sfv.metrics.suite_common import videos_hash
 from sfv.models.device import AUTO, find_device
 from sfv.models.inverse_dynamics import InverseDynamics, InverseReader
 from sfv.models.world_model import WorldModel
-from sfv.planning.environment import Environment, video_of
+from sfv.planning.checks import check, check_engine, check_goals
+from sfv.planning.environment import Environment
 from sfv.planning.episode import PlaySettings
 from sfv.planning.report import write_outputs
 from sfv.planning.rows import ENGINE_ROWS, PlanRow, RowPlayer, Stage, video_paths
@@ -33,6 +34,10 @@ from sfv.texts import printable
 BASE, FAST = "none", "fast"
 ROWS = (BASE, FAST, *ENGINE_ROWS)
 SUB_GOALS = "sub_goals.json"
+ENDED_EARLY = (
+    "FVD of row {row} is left out: the environment ended actions early, so there are fewer than min_clips "
+    "clips."
+)
 
 
 def plan(
@@ -46,7 +51,7 @@ def plan(
     sub_goals: SubGoalPlanner | None = None,
     num_tasks: int | None = None,
     tolerance: float | None = None,
-    fvd: bool = True,
+    fvd: bool | None = None,
     min_clips: int = 16,
     play: PlaySettings = PlaySettings(),  # noqa: B008 (frozen)
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
@@ -70,7 +75,8 @@ def plan(
         sub_goals: who splits tasks: class_path of a `SubGoalPlanner`; null takes the tasks' scripts.
         num_tasks: the first so many; null takes all.
         tolerance: distance within which a way point counts as reached; null takes the tasks' own.
-        fvd: also compare imagined with executed frames, which takes long.
+        fvd: also compare imagined with executed frames, which takes long (not of row random); null: where
+            there are min_clips clips; true: where there are not, that is an error.
         min_clips: least number of clips of 16 frames for that.
         play: closed or open loop, how actions are found, time limit, how long memories last.
         generation: sampler, fast learning and precision.
@@ -88,7 +94,7 @@ def plan(
     with locked(out, WAIT):
         try:
             goals = _goals(out, planner, chosen, environment)
-            check_method(goals, play)
+            compared, left_out = check_goals(goals, play, environment.chunk_frames, min_clips, fvd)
             check_engine(out, environment, found, chosen)
             stage = Stage(environment, reader, play, generation)
             plans = _play(out, stage, wanted, chosen, goals, settings)
@@ -98,12 +104,14 @@ def plan(
             environment.close()
         known = {task.id: task for task in chosen}
         passport = _passport(settings, found, limit, reader, generation.seed)
-        scores = {}
-        for name, played in plans.items():
-            scores[name] = row_scores(played, known, environment, limit, passport)
-            if fvd and name != "random":
-                scores[name] |= _clips(out / "rows" / name, played, passport, min_clips)
+        scores = {
+            name: row_scores(played, known, environment, limit, passport)
+            for name, played in plans.items()
+        }
+        if compared:
+            left_out = _add_clips(scores, out / "rows", plans, passport, min_clips)
         content = report(plans, scores, known, environment, limit, settings)
+        content["left_out"] = left_out
         write_outputs(out, plans, content, environment.fps)
     print(format_table(content))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
@@ -165,95 +173,6 @@ def _rows(
     return found
 
 
-def check(
-    rows: Sequence[PlanRow],
-    tasks: Sequence[Task],
-    environment: Environment,
-    reader: InverseReader | None,
-    play: PlaySettings,
-) -> None:
-    """Find what would stop a row, or make its number mean nothing, before anything is imagined.
-
-    Raises:
-        ValueError: a model or the inverse model does not fit the environment; or no row could differ.
-    """
-    imagining = [row for row in rows if row.world is not None]
-    for row in imagining:
-        assert row.world is not None
-        row.world.text(list(environment.actions))
-        if row.world.num_generated != environment.chunk_frames:
-            raise ValueError(
-                f"the model of row {row.name} generates {row.world.num_generated} frames an action, the "
-                f"environment's actions last {environment.chunk_frames}; they have to agree"
-            )
-    if reader is not None:
-        reader.model.index_of(list(environment.actions))
-        extra = sorted(set(reader.actions) - set(environment.actions))
-        if extra:
-            raise ValueError(
-                f"the inverse model may read {extra}, which {environment.name} cannot do; it can "
-                f"{list(environment.actions)}"
-            )
-    if reader is None and imagining and play.method == "act":
-        raise ValueError(
-            "without an inverse dynamics model and with method act the sub-goals' own actions are "
-            "performed, whatever a world model imagines: give --inverse, or set play.method to imagine"
-        )
-    backward = any(goal.back for task in tasks for goal in task.script)
-    if play.way_out == "shown" and not backward:
-        raise ValueError("play.way_out is shown, but the tasks name no way back; set it to planned")
-
-
-def check_method(goals: Mapping[str, Sequence[SubGoal]], play: PlaySettings) -> None:
-    """Places alone are found by imagining.
-
-    Raises:
-        ValueError: names the task.
-    """
-    for task, found in goals.items():
-        if play.method == "act" and any(goal.action is None for goal in found):
-            raise ValueError(
-                f"task {task} has sub-goals with a place and no action; method act needs actions: set "
-                "play.method to imagine"
-            )
-
-
-def check_engine(
-    out: Path, environment: Environment, found: TaskSet, tasks: Sequence[Task]
-) -> None:
-    """Perform every script once: the engine has to reach the way points, and film the same frames.
-
-    Raises:
-        ValueError: another engine version than the tasks were made with.
-    """
-    done = out / "engine.json"
-    if done.is_file():
-        return
-    for task in tqdm(tasks, desc="check the engine", unit="task"):
-        first = environment.begin(task.setup)
-        seen = [one for action in task.given for one in environment.perform(action)]
-        for goal in task.script:
-            if goal.action is not None:
-                seen += environment.perform(goal.action)
-            where = seen[-1].position
-            for point in task.waypoints:
-                gap = environment.distance(where, point.position)
-                if point.name == goal.waypoint and gap > found.tolerance:
-                    raise ValueError(
-                        f"task {task.id}: its script misses way point {point.name} by {gap:.3g} "
-                        f"{environment.unit} in {environment.name}; the tasks were made with {found.engine}"
-                    )
-        same_size = tuple(first.frame.shape[1:]) == (found.size, found.size)
-        if task.frames_sha256 and same_size:
-            digest = videos_hash([video_of(seen)])
-            if digest != task.frames_sha256:
-                raise ValueError(
-                    f"task {task.id}: the way is right, but {environment.name} films other pictures than "
-                    f"{found.engine}, with which the tasks were made; install that, or write new tasks"
-                )
-    write_json(done, {"checked": [task.id for task in tasks], "engine": environment.name})
-
-
 def _goals(
     out: Path, planner: SubGoalPlanner, tasks: Sequence[Task], environment: Environment
 ) -> dict[str, list[SubGoal]]:
@@ -290,6 +209,23 @@ def _play(
             bar.set_postfix_str(printable(row.name))
             plans[row.name] = player.play_row(row, tasks, goals)
     return plans
+
+
+def _add_clips(
+    scores: dict[str, dict[str, MetricValue]],
+    folder: Path,
+    plans: Mapping[str, Sequence[Plan]],
+    passport: Passport,
+    min_clips: int,
+) -> list[str]:
+    """Add FVD and the like to all rows but random; a sentence on each that has too few clips after all."""
+    left_out = []
+    for name in [name for name in plans if name != "random"]:
+        clips = _clips(folder / name, plans[name], passport, min_clips)
+        scores[name] |= clips
+        if not clips:
+            left_out.append(ENDED_EARLY.format(row=name))
+    return left_out
 
 
 def _clips(

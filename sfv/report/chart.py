@@ -1,7 +1,7 @@
 """Geometry of small line charts; the HTML template draws them as inline SVG."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sfv.report.curves import Curve
@@ -23,12 +23,16 @@ class Tick:
 
 @dataclass(frozen=True)
 class Line:
-    """One series: unbroken pieces as SVG `points`, (x, y, text) of each number, bands of intervals."""
+    """One series: unbroken pieces as SVG `points`, (x, y, text) of each number, bands of intervals.
+
+    `why` says why the series does not count and is drawn grey; "" where it counts.
+    """
 
     name: str
     pieces: list[str]
     dots: list[tuple[float, float, str]]
     bands: list[str] = field(default_factory=list)
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,15 @@ class Chart:
     zero: float | None
 
 
-def line_chart(name: str, curve: Curve) -> Chart | None:
+def line_chart(name: str, curve: Curve, not_counted: Mapping[str, str] = {}) -> Chart | None:
     """Lay out the lines of a curve; None where there is no finite number to draw.
 
     A number that is not finite leaves a gap.
+
+    Args:
+        name: of the curve.
+        curve: its numbers.
+        not_counted: rows that do not count, and why.
     """
     shown = [*curve.rows.values(), *curve.low.values(), *curve.high.values()]
     finite = [y for numbers in shown for y in numbers if math.isfinite(y)]
@@ -64,7 +73,7 @@ def line_chart(name: str, curve: Curve) -> Chart | None:
     return Chart(
         name=name,
         axis=curve.axis,
-        lines=[_line(row, curve, x_of, y_of) for row in curve.rows],
+        lines=[_line(row, curve, x_of, y_of, not_counted.get(row, "")) for row in curve.rows],
         x_ticks=[Tick(x_of(x), f"{x:g}") for x in curve.x[::stride]],
         y_ticks=[Tick(y_of(value), f"{value:.{digits}f}") for value in steps],
         zero=y_of(0.0) if bottom < 0 < top else None,
@@ -82,7 +91,7 @@ def _x_scale(places: Sequence[float]) -> Scale:
     return x_of
 
 
-def _line(name: str, curve: Curve, x_of: Scale, y_of: Scale) -> Line:
+def _line(name: str, curve: Curve, x_of: Scale, y_of: Scale, why: str) -> Line:
     pairs = list(zip(curve.x, curve.rows[name], strict=False))
     dots = [
         (x_of(x), y_of(y), f"{name}, {curve.axis} {x:g}: {y:.4g}")
@@ -90,7 +99,7 @@ def _line(name: str, curve: Curve, x_of: Scale, y_of: Scale) -> Line:
         if math.isfinite(y)
     ]
     pieces = [" ".join(f"{x_of(x)},{y_of(y)}" for x, y in piece) for piece in _unbroken(pairs)]
-    return Line(name, pieces, dots, _bands(name, curve, x_of, y_of))
+    return Line(name, pieces, dots, _bands(name, curve, x_of, y_of), why)
 
 
 def _bands(name: str, curve: Curve, x_of: Scale, y_of: Scale) -> list[str]:

@@ -85,7 +85,10 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts = [chart.line_chart(name, curve) for name, curve in parsed.curves.items()]
+    charts = [
+        chart.line_chart(name, curve, parsed.not_counted(name))
+        for name, curve in parsed.curves.items()
+    ]
     return environment.get_template("report.html").render(
         title=title,
         notes=[notes] if isinstance(notes, str) else notes,

@@ -3,6 +3,7 @@
 {"rows": {ROW: {"n": int, "metrics": {NAME: {"value", "low", "high", "passport"}}}},
  "settings": {...},
  "differences": [{"metric", "row", "against", "value", "low", "high", "n"}],   # optional, paired
+ "left_out": [str],                                        # optional, what was not measured, and why
  "curves": {...}}                                          # optional, see sfv/report/curves.py
 """
 
@@ -81,10 +82,18 @@ class Report:
     settings: dict[str, Any]
     differences: list[Difference] = field(default_factory=list)
     curves: dict[str, Curve] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
     def row(self, name: str) -> Row:
         """The row of a name."""
         return next(row for row in self.rows if row.name == name)
+
+    def not_counted(self, metric: str) -> dict[str, str]:
+        """Rows whose value or curve may not be held against others', and why."""
+        return {row.name: row.still for row in self.rows if not row.counts(metric)}
+
+    def _curves_of(self, row: str) -> list[str]:
+        return [name for name, curve in self.curves.items() if row in curve.rows]
 
     def counts(self, gap: Difference) -> bool:
         """Whether both sides of a difference may be held against others."""
@@ -104,16 +113,18 @@ class Report:
         return gap.row if (gap.low > 0) == (better == "higher") else gap.against
 
     def notes(self) -> list[str]:
-        """What readers have to know: values that do not count, and differences over too few episodes."""
+        """What readers have to know: what is missing, does not count, or was seen in too few episodes."""
         still = [
-            f"{row.name}: {row.still}" for row in self.rows if not all(map(row.counts, row.cells))
+            f"{row.name}: {row.still}"
+            for row in self.rows
+            if not all(map(row.counts, [*row.cells, *self._curves_of(row.name)]))
         ]
         few = any(
             gap.num < MIN_EPISODES and beyond_chance(gap.low, gap.high, MIN_EPISODES)
             for gap in self.differences
         )
         lines = [f"{NOT_COUNTED}{'; '.join(still)}."] if still else []
-        return [*lines, FEW] if few else lines
+        return [*self.left_out, *lines, *([FEW] if few else [])]
 
 
 def parse_report(report: Mapping[str, Any]) -> Report:
@@ -136,6 +147,7 @@ def parse_report(report: Mapping[str, Any]) -> Report:
             for i, raw in enumerate(report.get("differences", ()))
         ],
         curves=parse_curves(report.get("curves", {})),
+        left_out=_lines(report.get("left_out", []), "report.left_out"),
     )
 
 
@@ -210,6 +222,12 @@ def _row(name: str, raw: Any) -> Row:
         metric: _cell(cell, f"{where}.metrics[{metric!r}]") for metric, cell in metrics.items()
     }
     return Row(name, num, cells)
+
+
+def _lines(raw: Any, where: str) -> list[str]:
+    if not isinstance(raw, list) or not all(isinstance(line, str) for line in raw):
+        raise ValueError(f"{where} is {raw!r:.60}: it must be a list of sentences.")
+    return raw
 
 
 def _cell(raw: Any, where: str) -> Cell:

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 MOST_LOST_MOTION = 0.15
 """Share of the true video's motion that may be missing."""
 
-WON_BY_STILLS = ("scuts", "scuts_transnet", "src", "revisit_psnr", "revisit_lpips")
-"""Metrics that compare a video with itself: a blur or a still frame is best at all of them."""
+WON_BY_STILLS = (
+    "scuts", "scuts_transnet", "src", "revisit_psnr", "revisit_lpips",
+    "recall_src", "recall_psnr", "recall_lpips",
+)  # fmt: skip
+"""Metrics and curves that compare a video with itself: a blur or a still frame is best at all of them."""
 
 
 def why_not_counted(values: Mapping[str, float | None]) -> str:

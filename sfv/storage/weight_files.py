@@ -29,9 +29,18 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    checksum: str | None = None,
 ) -> None:
     """Write a safetensors file, whole or not at all; `metadata` gets a checksum beside it.
+
+    Args:
+        path: the file.
+        tensors: its content.
+        metadata: texts that stand in its header.
+        checksum: `hash_tensors` of the tensors, where it is known already.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; names the file.
@@ -39,7 +48,7 @@ def write_tensors(
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     check_finite(contiguous, f"{path} is not written")
-    said = {**metadata, CHECKSUM: hash_tensors(contiguous)}
+    said = {**metadata, CHECKSUM: checksum or hash_tensors(contiguous)}
     with replacing(Path(path)) as temporary, disk_errors():
         save_file(contiguous, temporary, metadata=said)
         _sort_metadata(temporary)

@@ -113,6 +113,35 @@ def unfinished(tmp_path: Path) -> tuple[Path, list[str], dict[str, bytes]]:
     return train, args, expected
 
 
+def half_published(tmp_path: Path) -> tuple[list[str], dict[str, bytes]]:
+    """One tar of two is at its place: the command, what it has to give."""
+    train, args, expected = unfinished(tmp_path)
+    changes = 0
+    while len(list(train.glob("*.tar"))) != 1:
+        shutil.rmtree(train.parent)
+        changes += 1
+        assert killed(lambda: write_shards.main(args), changes)
+    assert not (train / INDEX).exists()
+    return args, expected
+
+
+@pytest.mark.slow
+def test_a_resumed_command_may_be_killed_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    args, expected = half_published(tmp_path)
+    out, kept, changes = tmp_path / "out", tmp_path / "kept", 0
+    shutil.copytree(out, kept)
+    resume = [*args, "--resume"]
+    while killed(lambda: write_shards.main(resume), changes):
+        assert write_shards.main(resume) == 0, changes
+        assert files(out / "train") == expected, changes
+        shutil.rmtree(out)
+        shutil.copytree(kept, out)
+        changes += 1
+    assert changes > 5
+
+
 @pytest.mark.parametrize("spoil", ["cut", "changed", "gone", "json"])
 def test_a_finished_tar_that_is_not_whole_is_made_again(
     spoil: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

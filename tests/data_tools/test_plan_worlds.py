@@ -11,11 +11,11 @@ from data_tools.collect.doom_level import standing_places
 from data_tools.collect.doom_walks import Pose, explore, move
 from data_tools.plan_worlds.doom import DoomWorld
 from data_tools.plan_worlds.write_tasks import main
+from sfv.planning.checks import check_engine
 from sfv.planning.environment import Environment, Step, video_of
 from sfv.planning.episode import Player, PlaySettings
 from sfv.planning.imagination import TrueImagination
 from sfv.planning.tasks import load_tasks
-from sfv.planning.verb import check_engine
 
 LEVEL = "MAP05"
 

@@ -8,7 +8,14 @@ import torch
 from sfv.data.schema import Action
 from sfv.diffusion.sampler import SamplerSettings
 from sfv.evaluation.evaluate import measure
-from sfv.evaluation.measures import ExtraMeasures, drawn, extra_curves, extra_scores, probe
+from sfv.evaluation.measures import (
+    ExtraMeasures,
+    check_measurable,
+    drawn,
+    extra_curves,
+    extra_scores,
+    probe,
+)
 from sfv.evaluation.swap import make_swaps
 from sfv.evaluation.videos import generate, num_predicted
 from sfv.fast.learner import FastSettings
@@ -112,6 +119,14 @@ def test_everything_that_is_asked_for_is_measured_of_its_rows(world, tmp_path):
     middles = [(b.start + b.stop - 1) / 2 for b in curves["none"]["recall_psnr"].bins]
     assert recall.x == middles
     assert recall.rows["fast"] == [b.value.value for b in curves["fast"]["recall_psnr"].bins]
+
+
+def test_an_inverse_model_of_other_actions_is_refused_before_anything_is_generated(world, tmp_path):
+    InverseDynamics(TEXTS[:2], side=16, widths=(8,), hidden=8).save(tmp_path / "inverse")
+    extra = ExtraMeasures(inverse_dynamics=tmp_path / "inverse")
+    message = r"have actions \['walk backward'\], which the inverse model does not read; it reads \['walk f"
+    with pytest.raises(ValueError, match=message):
+        check_measurable(world, [episode(world, "a", 9)], extra)
 
 
 def test_a_row_without_a_bin_is_drawn_with_a_gap():

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from sfv.fast.memory_file import MemoryHeader, StoredMemory, load_memory, save_memory
+from sfv.storage.weight_files import hash_tensors, read_tensors
 
 WEIGHTS = {
     "unet.block.lora_A.weight": torch.arange(6.0).view(2, 3),
@@ -206,6 +207,22 @@ def test_a_changed_file_does_not_fit_its_checksum_and_one_without_is_read(tmp_pa
     write_raw(path)
     found = load_memory(path)
     assert found.header == HEADER and not found.has_checksum
+
+
+def test_what_is_saved_is_hashed_once(tmp_path, monkeypatch):
+    """A memory is saved every few chunks; both checksums of the file are right all the same."""
+    hashed = []
+
+    def count(tensors):
+        hashed.append(len(tensors))
+        return hash_tensors(tensors)
+
+    for module in ("sfv.fast.memory_file", "sfv.storage.weight_files"):
+        monkeypatch.setattr(f"{module}.hash_tensors", count)
+    save_memory(tmp_path / "a", STORED)
+    assert hashed == [3]
+    assert load_memory(tmp_path / "a").has_checksum
+    assert len(read_tensors(tmp_path / "a")[0]) == 3, "which compares the other one"
 
 
 def test_a_header_without_end_is_refused(tmp_path):

@@ -98,6 +98,11 @@ def test_saved_and_loaded_is_the_same_model(tmp_path: Path) -> None:
         InverseDynamics.load(tmp_path)
 
 
+def test_actions_are_found_in_either_unicode_form() -> None:
+    net = InverseDynamics(["go", "tra\u0301i"])
+    assert net.index_of(["tr\u00e1i", "go", "tra\u0301i"]).tolist() == [1, 0, 1]
+
+
 def test_bad_settings_and_actions_are_named() -> None:
     with pytest.raises(ValueError, match=r"side is 18 with 2 widths; each halves .* multiple of 4"):
         model(side=18)

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import shutil
+import unicodedata
 
 import pytest
 import torch
@@ -90,6 +91,17 @@ def test_action_table_fingerprint_is_of_the_vocabulary_not_of_the_trained_rows()
 def test_an_unknown_action_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"\['fly'\]; this table knows \['', 'turn left', 'turn"):
         ActionTable(ACTIONS)(["turn left", "fly"])
+
+
+@pytest.mark.parametrize("kept", ["NFC", "NFD"])
+def test_an_action_is_found_in_either_unicode_form(kept):
+    """macOS writes actions.txt in one form, most data are in the other."""
+    table = ActionTable([unicodedata.normalize(kept, a) for a in ("à gauche", "trái", "go")])
+    for form in ("NFC", "NFD"):
+        asked = [unicodedata.normalize(form, action) for action in ("trái", "go", "à gauche")]
+        assert torch.equal(table(asked)[:, 0], table.table[[2, 3, 1]])
+    with pytest.raises(ValueError, match=r"unknown actions \['trai'\]"):
+        table(["trai"])
 
 
 def test_an_action_listed_twice_is_refused():

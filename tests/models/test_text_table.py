@@ -57,6 +57,12 @@ def test_half_precision_takes_half_the_disk(
     assert torch.allclose(states, minilm(TEXTS), atol=2e-3)
 
 
+def test_a_text_is_found_in_either_unicode_form(minilm: MiniLMText, tmp_path: Path) -> None:
+    write_text_table(tmp_path / "t.safetensors", minilm, ["tr\u00e1i"])
+    found = TextTable(tmp_path / "t.safetensors")(["tra\u0301i", "", "tr\u00e1i"])
+    assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
+
+
 def test_a_text_that_is_not_there_is_named(table: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks \['fly'\] \(1 texts\); .*encode_text on all"):
         TextTable(table)(["turn left", "fly"])

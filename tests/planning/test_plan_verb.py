@@ -16,8 +16,10 @@ from sfv.cli import main
 from sfv.fast.memory_file import load_memory
 from sfv.metrics.protocol import mean_value
 from sfv.models.inverse_dynamics import InverseDynamics
+from sfv.planning.episode import Player, PlaySettings, planned_frames
+from sfv.planning.imagination import TrueImagination
 from sfv.planning.tasks import load_tasks
-from tests.planning.make import MOVES, make_world, meadow_tasks
+from tests.planning.make import CHUNK, MOVES, Meadow, make_world, meadow_tasks
 from tests.planning.test_chat import GOALS, KEY, Stub, says
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +117,13 @@ def test_clips_that_were_scored_are_not_scored_again(made, tmp_path, monkeypatch
         return {"fvd": mean_value([3.0, math.nan, 5.0], replace(passport, metric="fvd"))}
 
     monkeypatch.setattr("sfv.planning.verb.clip_scores", measure)
-    out, more = tmp_path / "out", ("--rows=[none,oracle]", "--fvd=true")
+    many = (
+        "--num_tasks=1",
+        "--play.repeats=6",
+        "--min_clips=2",
+    )  # clips of too few frames are none
+    monkeypatch.setattr("sfv.planning.checks.CLIP_FRAMES", 4)
+    out, more = tmp_path / "out", ("--rows=[none,oracle]", "--fvd=true", *many)
     assert run(made, out, *more) == 0
     whole = report_of(out)
     assert len(measured) == 2 and whole["rows"]["none"]["metrics"]["fvd"]["value"] == 4
@@ -124,6 +132,56 @@ def test_clips_that_were_scored_are_not_scored_again(made, tmp_path, monkeypatch
     assert len(measured) == 2 and report_of(out) == whole
     assert run(made, out, *more, "--min_clips=3") == 0
     assert measured[2:] == [3, 3]
+
+
+def test_too_few_clips_are_known_before_anything_is_imagined(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sfv.planning.verb._play", None)  # nothing is played
+    out, more = tmp_path / "out", ("--rows=[none]", "--fvd=true", "--play.repeats=3")
+    assert run(made, out, *more) == 2
+    said = capsys.readouterr().err
+    assert "0 clips of 16 frames, FVD needs at least 16 (--min_clips)" in said
+    assert "--fvd null" in said and "--play.repeats" in said and "another --out" in said
+
+
+def test_a_default_measure_that_is_left_out_is_told_before_and_in_the_report(
+    made, tmp_path, capsys, monkeypatch
+):
+    told = []
+
+    def play(*_):
+        told.append(capsys.readouterr().out)
+        raise ValueError("played")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("sfv.planning.verb._play", play)
+        assert run(made, out, "--rows=[oracle]", "--fvd=null") == 2
+    line = "left out: 0 clips of 16 frames, FVD needs at least 16 (--min_clips)."
+    assert line in told[0]
+    assert run(made, out, "--rows=[oracle]", "--fvd=null") == 0
+    assert line in report_of(out)["left_out"][0] and line in (out / "report.html").read_text()
+    assert capsys.readouterr().out.count(line) == 2  # before, and below the table
+
+
+@pytest.mark.parametrize(
+    ("settings", "frames"),
+    [
+        ({}, 8),
+        ({"way_out": "shown"}, 4),
+        ({"max_steps": 5}, 5),
+        ({"max_steps": 50}, 8),
+        ({"way_out": "shown", "max_steps": 7}, 3),
+        ({"way_out": "shown", "max_steps": 3}, 0),
+    ],
+)
+def test_the_frames_of_a_plan_are_known_before(made, settings, frames):
+    """As many as are imagined when it is played."""
+    (task, *_), play = load_tasks(str(made / "tasks.json")).tasks, PlaySettings(**settings)
+    assert planned_frames(task.script, play, CHUNK) == frames
+    meadow = Meadow()
+    played = Player(meadow, TrueImagination(meadow), None, play).play(task, task.script, "e")
+    assert sum(map(len, played.imagined)) == sum(map(len, played.real)) == frames
+    assert played.steps == min(8, play.max_steps or 8)
 
 
 def test_other_settings_are_refused(made, finished, capsys):

@@ -175,6 +175,22 @@ def test_curves_are_drawn_and_an_empty_one_is_not(report: dict[str, Any]) -> Non
     assert "fast, chunk 1: 0.2" in page.text
 
 
+def test_curves_that_a_still_wins_are_grey_and_say_why(report: dict[str, Any]) -> None:
+    curve = {"x": [1, 2], "rows": {"none": [9, 8], "fast": [30, 29]}}
+    report["curves"] = {"recall_psnr": curve, "recall_true_psnr": curve}
+    for row, motion in (("none", 3.9), ("fast", 1.0)):
+        for name, value in (("motion", motion), ("motion_ceiling", 4.0)):
+            cell = {"value": value, "low": None, "high": None, "passport": {}}
+            report["rows"][row]["metrics"][name] = cell
+    page = Page(render(report))
+    lines = [attrs["class"] for attrs in page.all("g")]
+    assert lines == ["s0", "s1 uncounted", "s0", "s1"], "what is compared with the truth counts"
+    (key,) = [attrs for attrs in page.all("span") if "uncounted" in attrs.get("class", "")]
+    why = "its motion of 1.00 is 75% below the true video's 4.00"
+    assert key["title"] == f"does not count: {why}"
+    assert f"fast: {why}" in " ".join(page.text.split())
+
+
 def test_hostile_text_stays_text(report: dict[str, Any], frames: np.ndarray) -> None:
     clean = Page(render(report, [panel_of(frames)]))
     report["rows"][HOSTILE] = report["rows"].pop("fast")

@@ -183,6 +183,7 @@ def change(report: dict[str, Any], path: str, value: Any = None) -> None:
         ("rows", None, r"report has no 'rows'; it has \['settings'\]"),
         ("rows", {}, "'rows' is empty; measure at least one model first"),
         ("rows", [1], "report.rows must be an object, got list"),
+        ("left_out", "fvd", "report.left_out is 'fvd': it must be a list of sentences"),
         ("settings", None, "report has no 'settings'"),
         ("rows/fast/n", None, r"report.rows\['fast'\] has no 'n'; it has \['metrics'\]"),
         ("rows/fast/n", 2.5, r"rows\['fast'\].n is 2.5: it must be the number of videos"),

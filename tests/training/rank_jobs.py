@@ -17,6 +17,7 @@ from sfv.fast.learner import FastLearner, FastSettings
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.models.adapter_folder import write_adapter
 from sfv.training import speedups
+from sfv.training.attempts import FencedCheckpointIO, ShareAttempt, StaleAttempt, claim
 from sfv.training.checkpoints import FileOrFolder
 from sfv.training.ema import EMA
 from sfv.training.sharded_strategy import ShardedStrategy
@@ -274,6 +275,58 @@ def compiled(data: Data) -> Any:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert sorted(learner.state_dict()) == names
     return found
+
+
+class Overtaken(pl.Callback):
+    """After the first step another start claims the run; then every rank tries to delete and to write."""
+
+    def __init__(self, checkpoint_io: FencedCheckpointIO, folder: Path) -> None:
+        self.checkpoint_io, self.folder = checkpoint_io, folder
+        self.refusals: list[str] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        own = self.folder / f"of-rank-{trainer.global_rank}.ckpt"
+        own.touch()
+        self.checkpoint_io.check()
+        self.checkpoint_io.remove_checkpoint(own)
+        assert not own.exists()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        own = self.folder / f"of-rank-{trainer.global_rank}.ckpt"
+        own.touch()
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            claim(self.folder)
+        trainer.strategy.barrier()
+        for write in (
+            lambda: self.checkpoint_io.remove_checkpoint(own),
+            lambda: self.checkpoint_io.save_checkpoint({}, own),
+        ):
+            try:
+                write()
+            except StaleAttempt as error:
+                self.refusals.append(str(error))
+
+
+def shared_attempt(run: Run) -> dict[str, Any]:
+    """What each rank knows of the attempt that rank 0 has claimed, and what it may do."""
+    fence = FencedCheckpointIO(None)
+    overtaken = Overtaken(fence, run.folder)
+    trainer = make_trainer(
+        run.steps,
+        [ShareAttempt(fence, run.folder), overtaken],
+        strategy=strategy(run.kind),
+        devices=run.world,
+    )
+    if trainer.is_global_zero:
+        fence.attempt = claim(run.folder)
+    trainer.fit(make_learner(run.data, cls=Same), make_datamodule(run.data))
+    assert fence.attempt is not None
+    return {
+        "rank": trainer.global_rank,
+        "number": fence.attempt.number,
+        "refusals": overtaken.refusals,
+    }
 
 
 def sfv_fit(arguments: list[str]) -> None:

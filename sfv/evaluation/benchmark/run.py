@@ -12,7 +12,7 @@ from sfv.evaluation.benchmark.generate import Maker, RowTask, num_undone, num_vi
 from sfv.evaluation.benchmark.methods import BASE, CONTROLS, Method, Protocol
 from sfv.evaluation.benchmark.report import spread_lines, write_outputs
 from sfv.evaluation.benchmark.rows import checked, rows_of_models, rows_of_videos
-from sfv.evaluation.benchmark.score import by_part, score_videos
+from sfv.evaluation.benchmark.score import by_part, clip_protocols, score_videos
 from sfv.evaluation.benchmark.seeds import averaged, folder_of, spread
 from sfv.evaluation.benchmark.spec import (
     DATA_ROOT,
@@ -26,7 +26,7 @@ from sfv.evaluation.benchmark.truth import Truth
 from sfv.evaluation.benchmark.videos import read_videos
 from sfv.evaluation.benchmark.walks import Walk, chosen_parts, load_walks
 from sfv.evaluation.benchmark.walks import make_data as make_data_by_tool
-from sfv.files import claimed, write_json
+from sfv.files import claim_folder, claimed, write_json
 from sfv.generation.kept import kept_scores
 from sfv.generation.settings import GenerationSettings
 from sfv.metrics.protocol import MetricValue, Row, paired_differences, report_json
@@ -51,7 +51,7 @@ def benchmark(
     kinds: str | list[str] | None = None,
     data: Path | None = None,
     make_data: bool = False,
-    fvd: bool = True,
+    fvd: bool | None = None,
     methods: dict[str, Method] = {},  # noqa: B006 (read only)
     generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
     seeds: int | list[int] | None = None,
@@ -80,7 +80,8 @@ def benchmark(
         kinds: kinds of walk to take, e.g. [return, loop]; null takes all.
         data: folder of the benchmark's data; null is data/benchmarks/NAME.
         make_data: make the data first where they are missing.
-        fvd: also FVD and KVD, which take longest to measure.
+        fvd: also FVD and KVD, which take longest to measure; null: where there are enough
+            frames for 2 clips of 16; true: where there are not, that is an error.
         methods: rows of your own, by name.
         generation: sampler, fast learning and precision; baselines take as many fast steps.
         seeds: of the sampling noise, e.g. [0, 1, 2]: every row makes every walk with each of them, and a
@@ -99,25 +100,32 @@ def benchmark(
     theirs = {} if videos is None else rows_of_videos(videos, wanted)
     if name in {task.name for task in tasks} and videos is not None:
         raise BenchmarkError(f"--name {name} is a row of the model already; give another --name")
+    if make_data:  # which may take long
+        claim_folder(out, MARKER, "a benchmark's folder")
     where = _data(spec, data, make_data)
     spec = known_in(spec, where)
     walks = load_walks(spec, where, parts)
     of_part = {part: [walk for walk in walks if walk.part == part] for part in parts}
     tasks = checked(tasks, of_part, drop=rows is None)
+    of_clips, left_out = clip_protocols(walks, _scored(wanted, theirs, tasks), fvd)
     with claimed(out, MARKER, "a benchmark's folder"):
         write_json(out / MARKER, {"benchmark": spec.label, "parts": parts, "seeds": seeds})
         _generate(out, tasks, wanted, of_part, generation, sampled)
         found = {task.name: _folders(out, task, wanted, sampled, generation.seed) for task in tasks}
-        undone = {
-            row: sum(num_undone(folders, parts) for folders in of_seeds)
-            for row, of_seeds in found.items()
-        }
+        undone = _undone(found, parts)
         found |= {name: [theirs]} if theirs else {}
         truth = Truth(spec, walks, generation.seed)
         several = None if seeds is None else sampled
-        content = _measured(truth, found, out, fvd, several)
+        content = _measured(truth, found, out, of_clips, several) | {"left_out": left_out}
         settings = _settings(spec, walks, tasks, generation, videos, several)
         _tell(out, truth, found, content | {"settings": settings, "undone": undone})
+
+
+def _scored(
+    wanted: Sequence[Protocol], theirs: Collection[Protocol], tasks: Sequence[RowTask]
+) -> list[Protocol]:
+    """The wanted protocols that a row has."""
+    return [p for p in wanted if p in theirs or any(p in task.method.protocols for task in tasks)]
 
 
 def _tell(
@@ -192,18 +200,28 @@ def _folders(
     ]
 
 
+def _undone(
+    found: Mapping[str, Sequence[Mapping[Protocol, Path]]], parts: Sequence[str]
+) -> dict[str, int]:
+    """Of each row, chunks whose learning the guard took back."""
+    return {
+        row: sum(num_undone(folders, parts) for folders in of_seeds)
+        for row, of_seeds in found.items()
+    }
+
+
 def _measured(
     truth: Truth,
     found: Mapping[str, Sequence[Mapping[Protocol, Path]]],
     out: Path,
-    fvd: bool,
+    of_clips: Collection[Protocol],
     seeds: Sequence[int] | None,
 ) -> dict[str, Any]:
     """Score all rows, over seeds where several were asked for; the content of `report.json`."""
     scores: dict[str, Scores] = {}
     spreads = {}
     for row, of_seeds in found.items():
-        measured = [_score(truth, folders, out / "rows" / row, fvd) for folders in of_seeds]
+        measured = [_score(truth, folders, out / "rows" / row, of_clips) for folders in of_seeds]
         if seeds is None or len(measured) != len(seeds):
             scores[row] = measured[0]  # videos of another system: one an episode
         else:
@@ -215,13 +233,15 @@ def _measured(
     return content
 
 
-def _score(truth: Truth, folders: Mapping[Protocol, Path], keep: Path, fvd: bool) -> Scores:
-    """Score the videos of a row, or read its scores where exactly these videos were scored."""
+def _score(
+    truth: Truth, folders: Mapping[Protocol, Path], keep: Path, of_clips: Collection[Protocol]
+) -> Scores:
+    """Score the videos of a row, FVD in some protocols, or read its scores of exactly these videos."""
     found: Scores = {}
     spec, walks = truth.benchmark, truth.walks
     ids, first = [w.meta.id for w in walks], {w.meta.id: w.first_chunk for w in walks}
     for protocol, folder in folders.items():
-        videos = read_videos(folder, spec, ids, first)
+        videos, fvd = read_videos(folder, spec, ids, first), protocol in of_clips
         settings = {"videos": videos_hash(videos), "walks": ids, "fvd": fvd, "seed": truth.seed}
         if spec.objects:
             settings["objects"] = list(spec.objects)

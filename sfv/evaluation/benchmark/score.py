@@ -15,12 +15,13 @@ from torch import Tensor
 
 from sfv.evaluation.benchmark.methods import Protocol
 from sfv.evaluation.benchmark.objects import score_objects
-from sfv.evaluation.benchmark.spec import Benchmark
+from sfv.evaluation.benchmark.spec import Benchmark, BenchmarkError
 from sfv.evaluation.benchmark.truth import Truth
 from sfv.evaluation.benchmark.walks import Walk
 from sfv.metrics.interval import mean_interval
 from sfv.metrics.protocol import MetricValue, mean_value
-from sfv.metrics.suite import Progress, score_long, score_next_chunk
+from sfv.metrics.suite import Progress, score_long, score_next_chunk, too_few_clips
+from sfv.metrics.weights import I3D_KINETICS, LPIPS_ALEX, find
 
 CLIP_FRAMES = 16
 Video = UInt8[Tensor, "t 3 height width"]
@@ -40,6 +41,47 @@ _OPEN = {"return_psnr": "open_return_psnr", "return_lpips": "open_return_lpips"}
 _CLIPS = ("fvd", "fvd_floor", "fvd_unpaired", "kvd")
 
 
+def clip_protocols(
+    walks: Sequence[Walk], protocols: Sequence[Protocol], fvd: bool | None
+) -> tuple[list[Protocol], list[str]]:
+    """Find the protocols that FVD is measured in, before any video is made; print which are left out.
+
+    Args:
+        walks: all that are scored.
+        protocols: those that a row has videos of.
+        fvd: True: in all of them; None: in those whose generated frames make enough clips; False: in none.
+
+    Returns:
+        these protocols, and what was printed.
+
+    Raises:
+        BenchmarkError: `fvd` is True, and a protocol has too few clips.
+        WeightsMissing: a network that measures is not installed.
+    """
+    find(LPIPS_ALEX)
+    if fvd is False:
+        return [], []
+    faults = {p: too_few_clips([len(w.video) - _given(w, p) for w in walks]) for p in protocols}
+    left_out = [
+        f"FVD of protocol {p} is left out: {fault}." for p, fault in faults.items() if fault
+    ]
+    if left_out and fvd:
+        raise BenchmarkError(
+            f"{left_out[0]} It was asked for: take more or longer walks (--lengths, --kinds), or another "
+            "protocol, or --fvd null (FVD where there are enough) or false"
+        )
+    for line in left_out:
+        print(line)
+    if len(left_out) < len(protocols):
+        find(I3D_KINETICS)
+    return [p for p in protocols if not faults[p]], left_out
+
+
+def _given(walk: Walk, protocol: Protocol) -> int:
+    """Frames that a protocol gives."""
+    return walk.turn if protocol == "return" else walk.first_chunk
+
+
 def score_videos(
     truth: Truth,
     protocol: Protocol,
@@ -55,9 +97,12 @@ def score_videos(
         videos: of the same walks, whole.
         fvd: also the distances between clips, which take longest.
         progress: told what is measured.
+
+    Raises:
+        ValueError: `fvd`, and the videos make fewer than 2 clips; see `clip_protocols`.
     """
     benchmark, walks, seed = truth.benchmark, truth.walks, truth.seed
-    given = [walk.turn if protocol == "return" else walk.first_chunk for walk in walks]
+    given = [_given(walk, protocol) for walk in walks]
     made = [
         torch.cat([walk.video[:n], video[n:]])
         for walk, video, n in zip(walks, videos, given, strict=True)
@@ -100,8 +145,6 @@ def _clips(
         for walk, video, n in zip(walks, made, given, strict=True)
         if len(video) - n >= CLIP_FRAMES
     ]
-    if sum(len(true) // CLIP_FRAMES for true, _ in ends) < 2:
-        return {}
     scores = score_next_chunk(
         [true for true, _ in ends],
         [end for _, end in ends],

@@ -14,16 +14,19 @@ from sfv.diffusion.sampler import SamplerSettings
 from sfv.evaluation.benchmark.generate import Maker, RowTask
 from sfv.evaluation.benchmark.methods import Method, standard
 from sfv.evaluation.benchmark.rows import checked
+from sfv.evaluation.benchmark.score import clip_protocols
 from sfv.evaluation.benchmark.spec import find_benchmark
 from sfv.evaluation.benchmark.walks import load_walks
 from sfv.evaluation.return_walks import learn_ways_out
 from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.generation.settings import GenerationSettings, rollout_of
 from sfv.generation.videos import read_video, write_video
+from sfv.metrics.weights import WeightsMissing
 from sfv.models.world_model import WorldModel
 from tests.evaluation.benchmark.conftest import QUICK
 from tests.evaluation.benchmark.make import make_world
 
+RUN = "sfv.evaluation.benchmark.run"
 ROWS = ("none", "fast", "retrieval", "retrieval_fast", "other_walk", "shuffled")
 RETURN_ALONE = ("retrieval_fast", "other_walk", "shuffled")
 
@@ -170,6 +173,54 @@ def test_given_frames_are_the_truths_and_a_perfect_way_back_reaches_the_ceiling(
         value, ceiling = (metrics[f"return_{name}{end}"]["value"] for end in ("", "_ceiling"))
         assert math.isclose(value, ceiling, abs_tol=1e-4), name
     assert metrics["return_psnr"]["value"] == 100
+
+
+def test_fvd_that_cannot_be_is_known_before_anything_is_made(
+    made_up, world, tmp_path, capsys, monkeypatch
+):
+    """Walks of 12 frames generate 4 and 8: no clip of 16."""
+    monkeypatch.setattr(f"{RUN}._generate", None)
+    given = arguments(made_up, tmp_path / "out", ckpt=world, rows="[none]")
+    said = refused(capsys, *given, "--fvd=true")
+    assert "FVD of protocol return is left out: 0 clips of 16 frames, FVD needs at least 2" in said
+    assert "It was asked for" in said and "--lengths" in said and "--fvd null" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--make-data=true", "--data=NOWHERE")])
+def test_an_output_that_cannot_be_is_told_before_anything_is_made(
+    more, made_up, world, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(f"{RUN}._generate", None)
+    monkeypatch.setattr(f"{RUN}.make_data_by_tool", None)
+    (tmp_path / "file").touch()
+    given = arguments(made_up, tmp_path / "file" / "out", ckpt=world, rows="none")
+    said = refused(capsys, *given, *(arg.replace("NOWHERE", str(tmp_path / "no")) for arg in more))
+    assert f"cannot write {tmp_path}/file/out (Not a directory)" in said
+
+
+def test_fvd_that_nobody_asked_for_is_left_out_and_told(perfect, made_up, tmp_path, capsys):
+    out, told = tmp_path / "out", []
+    given = [*arguments(made_up, out, videos=perfect), "--fvd=null"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{RUN}._generate", lambda *_: told.append(capsys.readouterr().out))
+        assert main(given) == 0
+    line = "FVD of protocol return is left out: 0 clips of 16 frames, FVD needs at least 2."
+    assert line in told[0] and line in capsys.readouterr().out
+    assert report_of(out)["left_out"] == [line] and line in (out / "report.html").read_text()
+    assert "return_fvd" not in report_of(out)["rows"]["videos"]["metrics"]
+
+
+def test_fvd_is_measured_in_the_protocols_that_have_the_clips(made_up, monkeypatch):
+    """The two walks of 20 frames generate 8 in one protocol and 16 in the other."""
+    walks = load_walks(find_benchmark(str(made_up)), made_up, ["return-20"])
+    protocols, left_out = clip_protocols(walks, ["return", "open"], None)
+    assert protocols == ["open"] and "protocol return" in left_out[0] and len(left_out) == 1
+    assert clip_protocols(walks, ["open"], True) == (["open"], [])
+    assert clip_protocols(walks, ["return"], False) == ([], [])
+    monkeypatch.setattr("sfv.metrics.weights.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(WeightsMissing, match="lpips"):
+        clip_protocols(walks, ["open"], False)
 
 
 def test_videos_that_do_not_fit_are_counted(perfect, made_up, tmp_path, capsys):
