@@ -24,7 +24,9 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        # One number may have any stride and count as contiguous, but not be viewed as bytes.
+        numbers = tensor.as_strided((tensor.numel(),), (1,))
+        digest.update(numbers.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sfv.storage.weight_files import read_tensors, write_tensors
+from sfv.storage.weight_files import hash_tensors, read_tensors, write_tensors
 
 TENSORS = {"w": torch.tensor([[1.0, 2.0]]), "num": torch.tensor([3])}
 SAID = {name: f"'{name}' Φ \n \x1f" for name in "hgfedcba"}
@@ -50,3 +50,12 @@ def test_a_file_without_a_checksum_is_read(tmp_path):
     save_file(TENSORS, tmp_path / "a", {"by": "others"})
     tensors, said = read_tensors(tmp_path / "a")
     assert said == {"by": "others"} and torch.equal(tensors["w"], load_file(tmp_path / "a")["w"])
+
+
+def test_one_number_of_any_stride_is_hashed_and_written(tmp_path):
+    """Contiguous to PyTorch, whatever the stride is: an expanded number, say."""
+    expanded = torch.tensor(3.0).expand(1)
+    assert expanded.stride() == (0,)
+    assert hash_tensors({"w": expanded}) == hash_tensors({"w": torch.tensor([3.0])})
+    write_tensors(tmp_path / "a", {"w": expanded}, {})
+    assert read_tensors(tmp_path / "a")[0]["w"].tolist() == [3.0]
