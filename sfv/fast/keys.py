@@ -67,7 +67,9 @@ class FourierKeys(nn.Module):
         return keys.float()
 
 
-def plane_bandwidths(way: float, turn: float = 20.0) -> tuple[float, float, float, float]:
+def plane_bandwidths(
+    way: float | int, turn: float | int = 20.0
+) -> tuple[float | int, float | int, float, float]:
     """Bandwidths for `Plane`: x, y, cos and sin of the yaw.
 
     Args:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isfinite
 
 import torch
 from jaxtyping import Float64
@@ -39,11 +39,18 @@ class Address:
     def __post_init__(self) -> None:
         if not 0 < self.ridge < inf:
             raise ValueError(f"ridge is {self.ridge}; λ must be above 0 (0.01 is usual)")
-        _ = self._odometry  # refuses motions that are none
+        _ = self._odometry  # refuses motions of another size
+        for action, moved in self.motions.items():
+            if not all(map(isfinite, moved)):
+                raise ValueError(
+                    f"the motion of {action!r} is {list(moved)}; allowed: finite numbers: ahead, to the "
+                    "left, degrees counter-clockwise"
+                )
 
     @property
     def _odometry(self) -> ActionOdometry:
-        return ActionOdometry({action: tuple(moved) for action, moved in self.motions.items()})
+        motions = {action: tuple(map(float, moved)) for action, moved in self.motions.items()}
+        return ActionOdometry(motions)
 
     def origin(self) -> Float64[Tensor, " q"]:
         """The pose of the newest context frame when an episode begins."""

@@ -95,11 +95,7 @@ class WorldModel:
                 f"makes {self.text.text_dim}; set the denoiser's text_dim to that"
             )
         _check_schedule(self.denoiser, schedule)
-        if self.denoiser.memory_input is not None and not schedule.is_flow:
-            raise ValueError(
-                "the denoiser reads an addressed memory, which needs flow matching, but the schedule's "
-                f"prediction_type is {schedule.prediction_type}; set it to flow_prediction"
-            )
+        _check_memory_input(self.denoiser, schedule)
         _identity(self.codec)  # refuses a codec that is not fitted
         if num_context < 1 or num_generated < 1:
             raise ValueError(
@@ -279,7 +275,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         description["num_context"], description["num_generated"]
         description["frame_size"] = _frame_size(description.get("frame_size"))
         description["address"] = _address(description.get("address"))
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is {_DAMAGED} ({type(error).__name__}: {error})") from error
     if written != description.pop(CHECKSUM, written):
         raise ValueError(
@@ -309,7 +305,9 @@ def _address(noted: Any) -> Address | None:
     """Models without addressed memories have none."""
     if noted is None:
         return None
-    return Address(**noted | {"scales": tuple(tuple(scale) for scale in noted["scales"])})
+    motions = {action: tuple(moved) for action, moved in noted["motions"].items()}
+    scales = tuple(tuple(scale) for scale in noted["scales"])
+    return Address(**noted | {"motions": motions, "scales": scales})
 
 
 def _check_part(name: str, part: nn.Module, protocol: type, kept_by: tuple[str, ...]) -> None:
@@ -364,6 +362,23 @@ def _check_schedule(denoiser: Any, ours: NoiseSchedule) -> None:
                 f"but this model's schedule has {given}: set the schedule's {field.name} to {trained}, or "
                 "give the unet/ folder alone as weights to train it on another schedule"
             )
+
+
+def _check_memory_input(denoiser: Any, ours: NoiseSchedule) -> None:
+    """The prior of an addressed memory holds for flow, whose noise level is timestep / T."""
+    if denoiser.memory_input is None:
+        return
+    if not ours.is_flow:
+        raise ValueError(
+            "the denoiser reads an addressed memory, which needs flow matching, but the schedule's "
+            f"prediction_type is {ours.prediction_type}; set it to flow_prediction"
+        )
+    trained = denoiser.memory_input.num_train_timesteps
+    if ours.num_train_timesteps != trained:
+        raise ValueError(
+            f"the denoiser reads an addressed memory at {trained} timesteps, but the schedule's "
+            f"num_train_timesteps is {ours.num_train_timesteps}; set it to {trained}"
+        )
 
 
 def _identity(part: Any) -> dict[str, Any]:

@@ -87,6 +87,12 @@ def fast_learner(
                 "slow_fast.memory is addressed, but the model has no address: set model.address (the "
                 "motions of its actions), or slow_fast.memory: temp_lora"
             )
+        if learner.context_dropout:
+            raise ValueError(
+                f"model.context_dropout is {learner.context_dropout}, but slow_fast.memory is addressed, "
+                "which is read for the new frames alone; set context_dropout to 0: that memory never "
+                "learns from frames that are all noised"
+            )
         yield AddressedLearner(
             learner.world_model.denoiser,
             address,
