@@ -295,7 +295,7 @@ class AddressedLearner:
             header.episode,
             AddressedState.from_state_dict(tensors),
             (channels, height, width),
-            stored.extras["pose"].clone(),
+            stored.extras["pose"].double(),
             header.num_chunks,
             None if context is None else context.to(device),
         )

@@ -143,9 +143,15 @@ class FastLearner:
         """Take up a stored episode where it was left.
 
         Raises:
-            ValueError: the memory is of other layers or another rank.
+            ValueError: the memory is of another kind, of other layers or another rank.
         """
-        header, theta = stored.header, self.weights.theta(stored.weights)
+        header = stored.header
+        if header.kind != "temp_lora":
+            raise ValueError(
+                f"memory {header.episode!r} is of kind {header.kind}; the temporal LoRA takes its own: "
+                "give a memory of kind temp_lora, or let the model's own memory go on (the row fast)"
+            )
+        theta = self.weights.theta(stored.weights)
         memory = self._memory(header.episode, theta, header.num_chunks)
         memory.restore(stored.extras)
         return memory

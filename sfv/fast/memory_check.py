@@ -6,7 +6,7 @@ field, what was given, what is allowed.
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -60,8 +60,8 @@ _ADDRESSED = {
     "weights": "1 D v",
     "covariance": "1 D D",
     "ridge": "1",
-    "shape": "three",
-    "extra.pose": "q",
+    "shape": "3",
+    "extra.pose": "3",
     "extra.context": "1 c t h w",
 }
 _LONGEST = {"n": 10_000, "characters": 100_000}
@@ -189,7 +189,7 @@ def check_addressed(
     """
     given = {**weights, **{f"extra.{name}": tensor for name, tensor in extras.items()}}
     sizes = {"D": key_size}
-    for name in given.keys() | _ADDRESSED.keys() - {"extra.context"}:
+    for name in sorted(given.keys() | _ADDRESSED.keys() - {"extra.context"}):
         form, tensor = _ADDRESSED.get(name), given.get(name)
         if (
             form is None
@@ -202,12 +202,20 @@ def check_addressed(
                 f"{where}: tensor {_shown(name)} is {found}; allowed in an addressed memory of key size "
                 f"{key_size}: {', '.join(f'{n} [{f}]' for n, f in _ADDRESSED.items())}, all floats"
             )
-    if weights["weights"].shape[2] != weights["shape"].prod():
-        raise ValueError(
-            f"{where}: tensor weights has rows of {weights['weights'].shape[2]} numbers, shape says "
-            f"{weights['shape'].tolist()}"
-        )
     require_finite(given, where)
+    shape, context = weights["shape"].tolist(), given.get("extra.context")
+    if any(size < 1 or size % 1 for size in shape) or prod(shape) != weights["weights"].shape[2]:
+        raise ValueError(
+            f"{where}: tensor weights has rows of {weights['weights'].shape[2]} numbers, but tensor shape "
+            f"is {shape}; allowed: channels, height and width of the latents, whose product that is"
+        )
+    if context is not None and [*context.shape[1:2], *context.shape[3:]] != shape:
+        raise ValueError(
+            f"{where}: tensor extra.context is {_form(context)}; allowed: frames of the latents that "
+            f"tensor shape names, {shape}"
+        )
+    if not bool((weights["ridge"] > 0).all()):
+        raise ValueError(f"{where}: tensor ridge is {weights['ridge'].tolist()}; allowed: above 0")
 
 
 def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -246,19 +254,19 @@ def _fits(tensor: Tensor, form: str, sizes: dict[str, int]) -> bool:
     if tensor.ndim != len(letters):
         return False
     return all(
-        size == (1 if letter == "1" else sizes.setdefault(letter, size))
+        size == (int(letter) if letter.isdigit() else sizes.setdefault(letter, size))
         and (size >= 1 or letter == "characters")
         and size <= _LONGEST.get(letter, size)
         for size, letter in zip(tensor.shape, letters, strict=True)
     )
 
 
-def _value(hint: Any, value: object, name: str, where: str) -> Any:
+def _value(hint: Any, value: Any, name: str, where: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         return read_fields(hint, value, where)
     if not _is_a(hint, value, name):
         raise ValueError(f"{where} is {_shown(value)}; allowed: {_allowed(hint, name)}")
-    return value
+    return tuple(value) if get_origin(hint) is tuple else value
 
 
 def _is_a(hint: Any, value: Any, name: str) -> bool:
@@ -268,6 +276,13 @@ def _is_a(hint: Any, value: Any, name: str) -> bool:
         return any(_is_a(part, value, name) for part in get_args(hint))
     if origin is Literal:
         return isinstance(value, str) and value in get_args(hint)
+    if origin is tuple:  # JSON has lists alone
+        parts = get_args(hint)
+        return (
+            isinstance(value, list | tuple)
+            and len(value) == len(parts)
+            and all(_is_a(part, each, name) for part, each in zip(parts, value, strict=True))
+        )
     if origin is int:
         return type(value) is int and low <= value <= high
     if origin is float:  # an integer may be larger than any float
@@ -285,6 +300,8 @@ def _allowed(hint: Any, name: str) -> str:
         return " or ".join(_allowed(part, name) for part in get_args(hint))
     if origin is Literal:
         return "one of " + ", ".join(get_args(hint))
+    if origin is tuple:
+        return "a list of " + ", ".join(_allowed(part, name) for part in get_args(hint))
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     words |= {dict: "an object", NoneType: "null"}
     low, high = LIMITS.get(name, (None, None))

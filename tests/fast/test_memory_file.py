@@ -260,3 +260,83 @@ def test_a_process_that_dies_while_saving_leaves_the_old_memory(tmp_path, monkey
     left = [p.name for p in tmp_path.iterdir() if p != path]
     assert len(left) == 1
     assert left[0].endswith(".tmp"), "what is left is not taken for a memory"
+
+
+ADDRESSED = StoredMemory(
+    replace(HEADER, kind="addressed", r=4, alpha=0.5),
+    {
+        "weights": torch.ones(1, 4, 24),
+        "covariance": 2 * torch.eye(4)[None],
+        "ridge": torch.tensor([0.5]),
+        "shape": torch.tensor([2.0, 3.0, 4.0]),
+    },
+    {"pose": torch.zeros(3, dtype=torch.float64), "context": torch.ones(1, 2, 5, 3, 4)},
+)
+
+
+def test_an_addressed_memory_is_read_as_it_was_written(tmp_path):
+    save_memory(tmp_path / "a", ADDRESSED)
+    found = load_memory(tmp_path / "a", HEADER.base)
+    assert found.header == ADDRESSED.header
+    for ours, theirs in ((found.weights, ADDRESSED.weights), (found.extras, ADDRESSED.extras)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    save_memory(tmp_path / "b", replace(ADDRESSED, extras={"pose": ADDRESSED.extras["pose"]}))
+    assert "context" not in load_memory(tmp_path / "b").extras
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        (
+            "weights",
+            None,
+            r"tensor 'weights' is missing; allowed in an addressed memory of key size 4",
+        ),
+        ("weights", torch.ones(1, 6, 24), r"'weights' is float32 \[1, 6, 24\]; allowed"),
+        (
+            "weights",
+            torch.ones(1, 4, 12),
+            r"rows of 12 numbers, but tensor shape is \[2.0, 3.0, 4.0\]",
+        ),
+        ("covariance", torch.ones(1, 4, 3), r"'covariance' is float32 \[1, 4, 3\]"),
+        ("covariance", torch.ones(1, 4, 4, dtype=torch.int64), r"'covariance' is int64"),
+        ("ridge", torch.zeros(1), r"tensor ridge is \[0.0\]; allowed: above 0"),
+        ("ridge", torch.ones(2), r"'ridge' is float32 \[2\]"),
+        ("shape", torch.ones(4), r"'shape' is float32 \[4\]"),
+        (
+            "shape",
+            torch.tensor([-2.0, -3.0, 4.0]),
+            "allowed: channels, height and width of the lat",
+        ),
+        (
+            "shape",
+            torch.tensor([1.5, 4.0, 4.0]),
+            "allowed: channels, height and width of the latents",
+        ),
+        ("extra.pose", None, "tensor 'extra.pose' is missing"),
+        ("extra.pose", torch.zeros(2), r"'extra.pose' is float32 \[2\]"),
+        ("extra.pose", torch.full((3,), torch.inf), "holds 3 of 3 numbers that are NaN or inf"),
+        (
+            "extra.context",
+            torch.ones(1, 2, 5, 3, 5),
+            r"extra.context is .*names, \[2.0, 3.0, 4.0\]",
+        ),
+        ("extra.context", torch.ones(2, 3, 4), r"'extra.context' is float32 \[2, 3, 4\]"),
+        ("extra.more", torch.ones(1), r"'extra.more' is float32 \[1\]; allowed in an addressed"),
+        ("block.lora_A.weight", torch.ones(2, 3), "'block.lora_A.weight' is .* allowed in an addr"),
+    ],
+)
+def test_a_damaged_addressed_memory_is_neither_read_nor_written(tmp_path, name, tensor, message):
+    tensors = {**ADDRESSED.weights, **{f"extra.{n}": t for n, t in ADDRESSED.extras.items()}}
+    tensors = {n: t for n, t in (tensors | {name: tensor}).items() if t is not None}
+    header = {"format": "sfv.memory/2", "header": asdict(ADDRESSED.header)}
+    save_file(tensors, tmp_path / "bad", {"sfv": json.dumps(header)})
+    with pytest.raises(ValueError, match=message) as caught:
+        load_memory(tmp_path / "bad")
+    assert "\n" not in str(caught.value)
+    weights = {n: t for n, t in tensors.items() if not n.startswith("extra.")}
+    extras = {n.removeprefix("extra."): t for n, t in tensors.items() if n.startswith("extra.")}
+    with pytest.raises(ValueError, match=message):
+        save_memory(tmp_path / "new", StoredMemory(ADDRESSED.header, weights, extras))
+    assert not (tmp_path / "new").exists()
