@@ -20,6 +20,7 @@ Letters beside those of `sfv.types`: `k` numbers D of a key, `v` numbers of a va
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 
 import torch
 from jaxtyping import Float
@@ -148,17 +149,29 @@ def read(
         return keys @ state.weights, uncertainty
 
 
-def merge(states: Sequence[AddressedState]) -> AddressedState:
+def merge(
+    states: Sequence[AddressedState], weights: Sequence[float] | None = None
+) -> AddressedState:
     """One memory that has seen what each of them saw, as if all frames were written into the first.
 
     Exact up to rounding, in any order: ridge regression needs the sums of K'K and K'V alone. Costs about
     D³ + D² c h w a memory.
 
+    Args:
+        states: at least one.
+        weights: how many times the frames of each count: the sums are multiplied by it. None: once.
+
     Raises:
-        ValueError: there is none, or they differ in shape or λ.
+        ValueError: there is none, they differ in shape or λ, or a weight is below 0.
     """
     if not states:
         raise ValueError("no memory to merge; give at least one")
+    counts = [1.0] * len(states) if weights is None else list(weights)
+    if len(counts) != len(states) or not all(0 <= count < inf for count in counts):
+        raise ValueError(
+            f"{len(states)} addressed memories are merged with weights {counts}; allowed: one for each, "
+            "finite and 0 or more: how many times its frames count"
+        )
     first = states[0]
     for other in states[1:]:
         shapes = [tuple(state.weights.shape) for state in (first, other)]
@@ -167,12 +180,16 @@ def merge(states: Sequence[AddressedState]) -> AddressedState:
                 f"memories of shapes {shapes[0]} and {shapes[1]} with λ {first.ridge.tolist()} and "
                 f"{other.ridge.tolist()} cannot be merged; both must be alike"
             )
-    grams, crosses = zip(*(_sums(state) for state in states), strict=True)
     eye = torch.eye(first.weights.shape[1], dtype=torch.float64, device=first.weights.device)
-    gram = torch.stack(grams).sum(dim=0) + first.ridge[:, None, None].double() * eye
+    gram = first.ridge[:, None, None].double() * eye
+    cross = torch.zeros_like(first.weights, dtype=torch.float64)
+    for state, count in zip(states, counts, strict=True):
+        keys, values = _sums(state)
+        gram, cross = gram + count * keys, cross + count * values
     factor = _cholesky(gram)
-    weights = torch.cholesky_solve(torch.stack(crosses).sum(dim=0), factor).float()
-    return replace(first, weights=weights, covariance=torch.cholesky_inverse(factor).float())
+    weights_of_all = torch.cholesky_solve(cross, factor).float()
+    covariance = torch.cholesky_inverse(factor).float()
+    return replace(first, weights=weights_of_all, covariance=covariance)
 
 
 def as_values(latents: Float[Tensor, "e c t h w"]) -> Float[Tensor, "e t v"]:

@@ -1,4 +1,4 @@
-"""What can be done with memories without a model: measure, compare, merge."""
+"""What can be done with memories of the temporal LoRA without a model: measure, compare, merge."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class LayerDifference:
     """Two memories in one layer: the norms of their updates, of what differs, and the cosine.
 
     Args:
-        first: ‖ΔW₁‖.
+        first: ‖ΔW₁‖; ‖W₁‖ of an addressed memory, and likewise below.
         second: ‖ΔW₂‖.
         between: ‖ΔW₁ - ΔW₂‖.
         cosine: ⟨ΔW₁, ΔW₂⟩ / (‖ΔW₁‖ ‖ΔW₂‖); NaN where one is zero.
@@ -83,12 +83,7 @@ def merge(
         ValueError: they do not fit together, or a number is out of its range.
     """
     check_alike(memories)
-    if not all(map(math.isfinite, weights)):
-        raise ValueError(
-            f"the weights of the memories are {list(weights)}; allowed: finite numbers"
-        )
-    if len(weights) != len(memories):
-        raise ValueError(f"{len(memories)} memories need as many weights, got {list(weights)}")
+    check_weights(memories, weights)
     ranks = [memory.header.r for memory in memories]
     if method == "cat" and rank is not None:
         raise ValueError(f"the method cat has rank {sum(ranks)}; leave rank {rank} out or use svd")
@@ -118,12 +113,8 @@ def check_alike(memories: Sequence[StoredMemory]) -> None:
         ValueError: base models or layers differ.
     """
     first = memories[0]
+    check_base(memories)
     for other in memories[1:]:
-        if other.header.base != first.header.base:
-            raise ValueError(
-                f"memory {first.header.episode!r} was learned on base model {first.header.base}, "
-                f"{other.header.episode!r} on {other.header.base}; give memories of one model"
-            )
         if other.layers.keys() != first.layers.keys():
             raise ValueError(
                 f"memory {first.header.episode!r} has {len(first.layers)} adapted layers, "
@@ -139,14 +130,48 @@ def check_alike(memories: Sequence[StoredMemory]) -> None:
                 )
 
 
+def check_base(memories: Sequence[StoredMemory]) -> None:
+    """Refuse memories of different models.
+
+    Raises:
+        ValueError: base models differ.
+    """
+    first = memories[0].header
+    for other in memories[1:]:
+        if other.header.base != first.base:
+            raise ValueError(
+                f"memory {first.episode!r} was learned on base model {first.base}, "
+                f"{other.header.episode!r} on {other.header.base}; give memories of one model"
+            )
+
+
+def check_weights(memories: Sequence[StoredMemory], weights: Sequence[float]) -> None:
+    """Refuse weights of a merge that are not finite, or not one for each memory.
+
+    Raises:
+        ValueError: they are.
+    """
+    if not all(map(math.isfinite, weights)):
+        raise ValueError(
+            f"the weights of the memories are {list(weights)}; allowed: finite numbers"
+        )
+    if len(weights) != len(memories):
+        raise ValueError(f"{len(memories)} memories need as many weights, got {list(weights)}")
+
+
+def merged_parts(memories: Sequence[StoredMemory], weights: Sequence[float]) -> str:
+    """What a memory was merged from, in words."""
+    headers = [memory.header for memory in memories]
+    return ", ".join(
+        f"{w:g} x {h.episode} ({h.num_chunks} chunks)"
+        for w, h in zip(weights, headers, strict=True)
+    )
+
+
 def _merged_header(
     memories: Sequence[StoredMemory], weights: Sequence[float], rank: int
 ) -> MemoryHeader:
     headers = [memory.header for memory in memories]
-    parts = [
-        f"{w:g} x {h.episode} ({h.num_chunks} chunks)"
-        for w, h in zip(weights, headers, strict=True)
-    ]
     settings = dict(headers[0].settings)
     if isinstance(settings.get("lora"), dict):
         settings["lora"] = {**settings["lora"], "r": rank, "alpha": float(rank)}
@@ -156,6 +181,6 @@ def _merged_header(
         0,
         rank,
         float(rank),
-        "merged from " + ", ".join(parts),
+        f"merged from {merged_parts(memories, weights)}",
         settings,
     )

@@ -5,11 +5,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sfv.fast.lora_math import delta_norm
-from sfv.fast.memory_algebra import MergeMethod, difference, total
-from sfv.fast.memory_algebra import drift as drift_of
-from sfv.fast.memory_algebra import merge as merge_memories
+from sfv.fast.memory_algebra import MergeMethod, total
 from sfv.fast.memory_file import SUFFIX, MemoryHeader, StoredMemory, load_memory, save_memory
+from sfv.fast.memory_kinds import kind_of, require_lora
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.files import write_json
 from sfv.models.adapter_folder import check_layers, moves_nothing, read_adapter, write_adapter
@@ -20,22 +18,23 @@ from sfv.types import LoRATargets
 
 
 def inspect(memory: Path, layers: bool = False, json_file: Path | None = None) -> None:
-    """Say what a memory is, and how far it moves the network.
+    """Say what a memory is, and how much it holds.
 
     Args:
         memory: the file.
-        layers: print a line for every adapted layer too.
+        layers: print a line for every adapted layer too; an addressed memory adapts none.
         json_file: also write everything there.
     """
     stored = load_memory(memory)
-    norms = drift_of(stored)
-    content = {**_row(memory, stored), "layers": norms, "settings": stored.header.settings}
-    for name in ("file", "episode", "num_chunks", "base", "rank", "scale", "origin", "megabytes"):
-        print(f"{name:<12}{printable(content[name])}")
+    row, norms = _row(memory, stored), kind_of([stored]).layers(stored)
+    content = {**row, "layers": norms, "settings": stored.header.settings}
+    for name, value in row.items():
+        print(f"{name:<12}{_number(value)}")
     print(f"{'resumes':<12}{_resumes(stored)}")
     known = "fits" if stored.has_checksum else "none: written by an older version"
     print(f"{'checksum':<12}{known}")
-    print(f"{'drift':<12}{content['drift']:.4g} over {len(norms)} layers")
+    if norms:
+        print(f"{'layers':<12}{len(norms)}")
     for name, norm in _largest(norms, len(norms) if layers else 5):
         print(f"  {norm:<10.4g}{printable(name)}")
     if json_file is not None:
@@ -50,11 +49,12 @@ def list_memories(folder: Path, json_file: Path | None = None) -> None:
         json_file: also write the list there.
     """
     rows, broken = _scan(folder)
-    print(f"{'episode':<24}{'chunks':>7}{'rank':>6}{'drift':>11}{'MB':>8}  file")
+    print(f"{'episode':<24}{'chunks':>7}{'MB':>8}  {'kind':<11}{'holds':<44}file")
     for row in rows:
+        holds = ", ".join(f"{name} {_number(row[name])}" for name in _sizes(row))
         print(
-            f"{printable(row['episode']):<24}{row['num_chunks']:>7}{row['rank']:>6}"
-            f"{row['drift']:>11.4g}{row['megabytes']:>8.2f}  {printable(row['file'])}"
+            f"{printable(row['episode']):<24}{row['num_chunks']:>7}{row['megabytes']:>8.2f}  "
+            f"{row['kind']:<11}{holds:<44}{printable(row['file'])}"
         )
     for path, reason in broken.items():
         print(f"unreadable: {printable(path)} ({printable(reason)})")
@@ -64,7 +64,7 @@ def list_memories(folder: Path, json_file: Path | None = None) -> None:
 
 
 def diff(first: Path, second: Path, layers: bool = False, json_file: Path | None = None) -> None:
-    """Compare two memories of one model, layer by layer.
+    """Compare two memories of one model and kind, layer by layer; of addressed ones what they hold, W.
 
     Args:
         first: one.
@@ -72,13 +72,15 @@ def diff(first: Path, second: Path, layers: bool = False, json_file: Path | None
         layers: print every layer, not only those that differ most.
         json_file: also write everything there.
     """
-    found = difference(load_memory(first), load_memory(second))
+    one, two = load_memory(first), load_memory(second)
+    found = kind_of([one, two]).differences(one, two)
     sums = {
         key: total([getattr(d, key) for d in found.values()])
         for key in ("first", "second", "between")
     }
     print(f"{'first':>10}{'second':>10}{'between':>10}{'cosine':>8}  layer")
-    print(f"{sums['first']:>10.4g}{sums['second']:>10.4g}{sums['between']:>10.4g}{'':>8}  all")
+    if len(found) > 1:
+        print(f"{sums['first']:>10.4g}{sums['second']:>10.4g}{sums['between']:>10.4g}{'':>8}  all")
     order = _largest({name: d.between for name, d in found.items()}, len(found) if layers else 5)
     for name, _ in order:
         d = found[name]
@@ -98,26 +100,28 @@ def merge(
     second: Path,
     out: Path,
     weights: tuple[float, float] = (1.0, 1.0),
-    method: MergeMethod = "svd",
+    method: MergeMethod | None = None,
     rank: int | None = None,
 ) -> None:
-    """Merge two memories of one model: the update of the result is the weighted sum of theirs.
+    """Merge two memories of one model and kind.
+
+    Of LoRAs the update of the result is the weighted sum of theirs. An addressed memory becomes, exactly,
+    the one that has seen the frames of both; both episodes must have begun at one place and heading.
 
     Args:
         first: one.
         second: the other; its rank may differ.
         out: the new memory; must not exist.
-        weights: what the update of each is multiplied by.
-        method: `cat` is exact, with the sum of the ranks; `svd` the nearest of a given rank.
+        weights: what the update of each is multiplied by; how many times the frames of each count.
+        method: of LoRAs: `cat` is exact, with the sum of the ranks; `svd`, the nearest of a given rank, is
+            what null takes.
         rank: of the result of `svd`; null takes the larger of theirs.
     """
     _check_new(out)
     stored = [load_memory(first), load_memory(second)]
-    merged, lost = merge_memories(stored, list(weights), method, rank)
+    merged, made = kind_of(stored).merge(stored, list(weights), method, rank)
     save_memory(out, merged)
-    header = merged.header
-    made = printable(f"{out}: rank {header.r}, {header.origin}")
-    print(f"{made}; lost {100 * lost:.2f} % of the update")
+    print(printable(f"{out}: {made}"))
 
 
 def fork(memory: Path, out: Path, episode: str) -> None:
@@ -165,10 +169,11 @@ def export(memory: Path, out: Path) -> None:
     """Write a memory as an adapter of diffusers' U-Net, for `peft.PeftModel.from_pretrained`.
 
     Args:
-        memory: the file.
+        memory: the file, of a temporal LoRA.
         out: folder to write; new, empty, or an older adapter that is replaced.
     """
     stored = load_memory(memory)
+    require_lora(stored)
     header = stored.header
     write_adapter(out, list(stored.layers), stored.weights, header.r, header.alpha)
     what = f"a LoRA of rank {header.r} on {len(stored.layers)} layers"
@@ -187,6 +192,8 @@ def import_adapter(
         targets: the layers that it adapts; must be all of them.
     """
     _check_new(out)
+    if adapter.is_file() and adapter.name.endswith(SUFFIX):
+        require_lora(load_memory(adapter))
     state, r, alpha = read_adapter(adapter)
     world = WorldModel.load(model)
     check_layers(adapter, state, world.denoiser, targets)
@@ -217,18 +224,27 @@ VERBS: dict[str, Callable[..., None]] = {
 
 def _row(path: Path, stored: StoredMemory) -> dict[str, Any]:
     header = stored.header
-    norms = [delta_norm(a, b, header.scale) for a, b in stored.layers.values()]
     return {
         "file": str(path),
         "episode": header.episode,
         "num_chunks": header.num_chunks,
         "base": header.base,
-        "rank": header.r,
-        "scale": header.scale,
         "origin": header.origin or "a rollout",
         "megabytes": round(path.stat().st_size / 1e6, 2),
-        "drift": total(norms),
+        "kind": header.kind,
+        **kind_of([stored]).sizes(stored),
     }
+
+
+def _sizes(row: dict[str, Any]) -> list[str]:
+    """Names of what the kind itself says of a row: all that stands behind it."""
+    names = list(row)
+    return names[names.index("kind") + 1 :]
+
+
+def _number(value: object) -> str:
+    """A value as it is printed."""
+    return f"{value:.4g}" if isinstance(value, float) else printable(value)
 
 
 def _resumes(stored: StoredMemory) -> str:
