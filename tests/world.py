@@ -32,7 +32,12 @@ def untrained_world(
 
 
 ADDRESS = Address(
-    {"walk forward": (12, 0, 0), "walk backward": (-12, 0, 0), "turn left": (0, 0, 30)},
+    {
+        "walk forward": (12, 0, 0),
+        "walk backward": (-12, 0, 0),
+        "turn left": (0, 0, 30),
+        "turn right": (0, 0, -30),
+    },
     key_size=24,
 )
 """Keys far smaller than usual, at the usual three scales."""

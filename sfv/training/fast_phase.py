@@ -168,13 +168,15 @@ class FastPhase:
         actions = [lesson.action for lesson in lessons]
         device = next(self.denoiser.parameters()).device
         pairs = torch.cat([lesson.pair for lesson in lessons]).to(device)
+        poses = [lesson.poses for lesson in lessons]
         if self.rollout is None:
-            poses = [lesson.poses for lesson in lessons]
             return self.learner.learn(memories, pairs, actions, poses=poses)
         contexts = torch.split(pairs[:, :, : self.rollout.model.num_context], 1)
         requests = [
-            Request(memory.episode, context, [action], memory=memory)
-            for memory, context, action in zip(memories, contexts, actions, strict=True)
+            Request(memory.episode, context, [action], memory=memory, poses=recorded)
+            for memory, context, action, recorded in zip(
+                memories, contexts, actions, poses, strict=True
+            )
         ]
         with frozen(self.denoiser):
             made = self.rollout.run_many(requests)
@@ -183,9 +185,13 @@ class FastPhase:
         return [report for (chunk,) in made if (report := chunk.learned) is not None]
 
     def calibrate(self) -> None:
-        """Tell the denoiser how far to trust what addressed memories say, by the group just learned."""
-        if isinstance(self.learner, AddressedLearner):
-            items = self.replay.items
+        """Tell the denoiser how far to trust what addressed memories say, by the group just learned.
+
+        Where the group's latents differ in size, by those of the first size.
+        """
+        items = self.replay.items
+        if items and isinstance(self.learner, AddressedLearner):
+            items = [item for item in items if item.latents.shape == items[0].latents.shape]
             self.learner.calibrate(
                 [item.theta() for item in items], [item.latents for item in items]
             )

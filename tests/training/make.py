@@ -103,9 +103,10 @@ def make_learner(
     data: Data,
     codec: PCAPatchCodec | None = None,
     cls: type[SlowLearner] = SlowLearner,
+    denoiser: torch.nn.Module | None = None,
     **changes: Any,
 ) -> SlowLearner:
-    """A tiny slow learner with f_p = 3 for shards with chunks of 2 frames."""
+    """A tiny slow learner with f_p = 3 for shards with chunks of 2 frames; a U-Net if none is given."""
     codec = codec or PCAPatchCodec.load(data.codec)
     settings: dict[str, Any] = {
         "num_context": 3,
@@ -115,7 +116,7 @@ def make_learner(
         **changes,
     }
     return cls(
-        VideoUNet("tiny", latent_channels=codec.latent_channels, text_dim=6),
+        denoiser or VideoUNet("tiny", latent_channels=codec.latent_channels, text_dim=6),
         codec,
         ActionTable(ACTIONS, text_dim=6),
         **settings,
