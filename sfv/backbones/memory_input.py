@@ -2,8 +2,8 @@
 
 Given what is read, r and u, the clean latents of a channel are taken as normal around g·r with variance σ²,
 where the gain g and σ² are those of a linear regression on training episodes, tabulated over u
-(`calibrate`). Where nothing was written g = 0, and σ² is the channel's variance. With flow's z_s = (1 - s) z_0 + s ε the best prediction of
-v = ε - z_0 from that alone has a closed form,
+(`calibrate`). Where nothing was written g = 0, and σ² is the channel's variance. With flow's
+z_s = (1 - s) z_0 + s ε the best prediction of v = ε - z_0 from that alone has a closed form,
 
     y = z_s - (1-s) g r     d = (1-s)² σ² + s²     v̂ = y (s - (1-s) σ²) / d - g r
 
@@ -73,7 +73,8 @@ class MemoryInput(nn.Module):
     ) -> None:
         """Fit gain and variance over u to frames that were read and what they are.
 
-        Bins that no frame falls into keep the values of their neighbours with more uncertainty.
+        Rows of the table that fewer than 16 frames fall into take those of the next more uncertain row; the
+        last one those of a channel that nothing is known of. So a small group makes the denoiser cautious.
 
         Args:
             values: r of training frames.
@@ -83,6 +84,7 @@ class MemoryInput(nn.Module):
         self.is_calibrated.fill_(True)
         spread = latents.float().square().mean(dim=(0, 2, 3))
         self.prior_variance.copy_(spread.clamp(min=_LEAST_VARIANCE))
+        self.gain[-1], self.variance[-1] = 0, self.prior_variance
         place = self._place(uncertainty).round().long()
         for i in reversed(range(_BINS)):
             chosen = place == i
@@ -149,7 +151,7 @@ class MemoryInput(nn.Module):
     def _table(
         self, uncertainty: Float[Tensor, "b g"]
     ) -> tuple[Float[Tensor, "b c g 1 1"], Float[Tensor, "b c g 1 1"]]:
-        """Gain and variance, linear between the rows; at u = 1 those of a channel that nothing is known of."""
+        """Gain and variance, linear between the rows; at u = 1 those of an unknown channel."""
         place = self._place(uncertainty)
         low = place.floor().long().clamp(max=_BINS - 2)
         part = (place - low)[..., None]

@@ -68,22 +68,20 @@ def test_what_is_left_of_v_has_unit_variance_in_the_networks_units():
 
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_without_a_memory_and_where_nothing_was_written_it_is_plain_flow_matching(calibrated):
-    """Prior N(0, 1): v̂ = z_s (2s - 1) / d with d = (1-s)² + s², and n in units of 1/√d."""
-    memory = MemoryInput(C)
+    """Prior N(0, σ²) of each channel: v̂ = z_s (s - (1-s) σ²) / d with d = (1-s)² σ² + s²."""
+    memory, power = MemoryInput(C), torch.ones(C)
     if calibrated:
-        memory.calibrate(
-            *(drawn(n, 20, C, H, W) for n in "r"), torch.ones(20), drawn("z", 20, C, H, W)
-        )
-    latents = window()
-    level = torch.tensor([0.25, 0.9]).view(B, 1, 1, 1, 1)
-    power = (1 - level) ** 2 + level**2
-    output = drawn("output", B, C, P + G, H, W)
-    new = latents[:, :, P:]
-    expected = new * (2 * level - 1) / power + output[:, :, P:] / power.sqrt()
+        z = torch.tensor([0.5, 1.0, 2.0]).view(C, 1, 1) * drawn("z", 20, C, H, W)
+        memory.calibrate(drawn("r", 20, C, H, W), torch.ones(20), z)
+        power = z.square().mean(dim=(0, 2, 3))
+    latents, output = window(), drawn("output", B, C, P + G, H, W)
+    s, power = torch.tensor([0.25, 0.9]).view(B, 1, 1, 1, 1), power.view(C, 1, 1, 1)
+    d, new = (1 - s) ** 2 * power + s**2, latents[:, :, P:]
+    expected = new * (s - (1 - s) * power) / d + output[:, :, P:] * (power / d).sqrt()
     for said in (None, reading([[1.0, 1.0], [1.0, 1.0]])):
         inputs, prior = told(memory, latents, [250.0, 900.0], said)
         torch.testing.assert_close(prior.apply(output)[:, :, P:], expected)
-        torch.testing.assert_close(inputs[:, :C, P:], new / power.sqrt())
+        torch.testing.assert_close(inputs[:, :C, P:], new / d.sqrt())
         assert bool((inputs[:, 2 * C, P:] == 1).all())
 
 
@@ -114,14 +112,17 @@ def test_calibration_finds_gain_and_variance_of_each_channel():
     torch.testing.assert_close(memory.variance[0], torch.tensor([0.01, 0.25]), atol=0.01, rtol=0)
 
 
-def test_rows_that_no_frame_falls_into_take_the_next_more_uncertain_one():
+def test_rows_that_hardly_any_frame_falls_into_take_the_next_more_uncertain_one():
     memory = MemoryInput(2)
-    before = memory.gain.clone()
-    r, places = drawn("r", 32, 2, 4, 4), torch.full((32,), 10**-1.5)
-    memory.calibrate(r, places, 0.5 * r)
-    assert torch.equal(memory.gain[7:-1], before[-1:].expand(5, -1)), "none above: that of u = 1"
+    r = drawn("r", 32, 2, 4, 4)
+    memory.calibrate(r, torch.full((32,), 10**-1.5), 0.5 * r)
+    power = (0.5 * r).square().mean(dim=(0, 2, 3))
+    assert not memory.gain[7:].any(), "none above: those of a channel that nothing is known of"
+    torch.testing.assert_close(memory.variance[7:], power.expand(6, -1))
     torch.testing.assert_close(memory.gain[:7], torch.full((7, 2), 0.5))
-    assert float(memory.variance.min()) >= 1e-3
+    torch.testing.assert_close(memory.variance[:7], torch.full((7, 2), 1e-3))
+    memory.calibrate(r[:15], torch.full((15,), 10**-1.5), 0.5 * r[:15])
+    assert not memory.gain.any(), "15 frames are too few for a row"
 
 
 def test_gain_and_variance_are_linear_in_the_logarithm_of_u_between_rows():

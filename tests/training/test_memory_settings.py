@@ -11,7 +11,7 @@ from sfv.generation.tasks import read_actions
 
 def test_settings_are_read_as_they_were_written():
     given = GenerationSettings(fast=FastSettings(num_steps=7, guard=None), seed=3, precision="bf16")
-    assert settings_from(asdict(given), "x") == given
+    assert settings_from(asdict(given), "temp_lora", "x") == given
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_wrong_setting_is_named(part, field, given, allowed):
     content = asdict(GenerationSettings())
     content[part][field] = given
     with pytest.raises(ValueError, match=f"^m: settings.{part}.{field} is .*; allowed: {allowed}"):
-        settings_from(content, "m")
+        settings_from(content, "temp_lora", "m")
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_a_wrong_setting_is_named(part, field, given, allowed):
 )
 def test_settings_of_another_form_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        settings_from({**asdict(GenerationSettings()), **change}, "m")
+        settings_from({**asdict(GenerationSettings()), **change}, "temp_lora", "m")
     with pytest.raises(ValueError, match=r"settings.sampler is missing.*give the --generation"):
-        settings_from({}, "m")
+        settings_from({}, "temp_lora", "m")
 
 
 @pytest.mark.parametrize(
