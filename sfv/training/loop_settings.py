@@ -86,6 +86,12 @@ class SlowFastSettings:
                 f"keep_replays={self.keep_replays}; allowed: slow_batch_size >= 1, keep_replays >= 2 "
                 "(the newest checkpoint, and the one before it while that is being written)"
             )
+        if self.memory == "addressed" and (self.start, self.memory_scope) != ("fresh", "episode"):
+            raise ValueError(
+                f"the slow-fast loop got start={self.start}, memory_scope={self.memory_scope} with an "
+                "addressed memory; allowed: fresh, episode: it has no Θ_0, and its poses are relative to "
+                "the beginning of one episode"
+            )
         if not 0 <= self.plain_share <= 1 or not 0 < self.meta_learning_rate <= 1:
             raise ValueError(
                 f"the slow-fast loop got plain_share={self.plain_share}, "

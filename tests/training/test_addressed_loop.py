@@ -172,6 +172,14 @@ def test_a_model_that_cannot_read_such_a_memory_is_refused(data, change, message
         run(data, **change)
 
 
+@pytest.mark.parametrize("change", [{"start": "learned"}, {"memory_scope": "scene"}])
+def test_what_an_addressed_memory_does_not_have_is_refused(change):
+    with pytest.raises(
+        ValueError, match=r"addressed memory; allowed: fresh, episode: it has no Θ_0"
+    ):
+        replace(SETTINGS, **change)
+
+
 def recorded(data):
     """Episodes with poses as a world records them, of their own actions."""
     for _, episode in numbered(data):
