@@ -19,6 +19,7 @@ FILE_LINES, FUNCTION_LINES = 400, 50
 ALLOWED = {
     ("experiments/cluster/study.py", "RandomSampler"): "Optuna's; seeded by sweep and trial",
     ("sfv/backbones/video_unet.py", "torch.manual_seed"): "diffusers initialises; under fork_rng",
+    ("sfv/backbones/wan.py", "torch.manual_seed"): "diffusers initialises; under fork_rng",
     ("sfv/training/slow.py", "torch.manual_seed"): "dropout has no generator; seeded each step",
 }
 """Uses of a global random generator, with the reason."""

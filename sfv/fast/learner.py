@@ -24,7 +24,7 @@ from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.guard import Outcome, did_harm
 from sfv.fast.history import every_other_backward, remember, replayed
 from sfv.fast.memory import FirstPair, Memory, make_optimizer
-from sfv.fast.memory_file import MemoryOrigin, StoredMemory, store
+from sfv.fast.memory_file import MemoryOrigin, StoredMemory, require_lora, store
 from sfv.fast.modes import autocast, frozen
 from sfv.fast.protocol import FastReport as FastReport
 from sfv.fast.settings import RULES
@@ -101,9 +101,8 @@ class FastLearner:
             episode: names the episode's random streams.
             context: unused; Θ learns pairs.
         """
-        if self.start is not None:
-            return self._memory(episode, self.start, 0)
-        theta = self.weights.fresh(rng.stream(self.seed, "theta0", episode))
+        draws = rng.stream(self.seed, "theta0", episode)
+        theta = self.weights.fresh(draws) if self.start is None else self.start
         return self._memory(episode, theta, 0)
 
     def acting(
@@ -145,13 +144,8 @@ class FastLearner:
         Raises:
             ValueError: the memory is of another kind, of other layers or another rank.
         """
-        header = stored.header
-        if header.kind != "temp_lora":
-            raise ValueError(
-                f"memory {header.episode!r} is of kind {header.kind}; the temporal LoRA takes its own: "
-                "give a memory of kind temp_lora, or let the model's own memory go on (the row fast)"
-            )
-        theta = self.weights.theta(stored.weights)
+        require_lora(stored)
+        header, theta = stored.header, self.weights.theta(stored.weights)
         memory = self._memory(header.episode, theta, header.num_chunks)
         memory.restore(stored.extras)
         return memory

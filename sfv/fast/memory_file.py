@@ -117,6 +117,20 @@ class StoredMemory:
         }
 
 
+def require_lora(stored: StoredMemory) -> None:
+    """Refuse a memory that is no Θ of the temporal LoRA.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    header = stored.header
+    if header.kind != "temp_lora":
+        raise ValueError(
+            f"memory {header.episode!r} is of kind {header.kind}, but a LoRA is expected; give a memory of "
+            "kind temp_lora"
+        )
+
+
 def store(
     memory: EpisodeMemory,
     weights: dict[str, Tensor],

@@ -56,20 +56,6 @@ def kind_of(memories: Sequence[StoredMemory]) -> KindOfMemory:
     return KINDS[first.kind]
 
 
-def require_lora(memory: StoredMemory) -> None:
-    """Refuse a memory that is no LoRA.
-
-    Raises:
-        ValueError: it is none.
-    """
-    header = memory.header
-    if header.kind != "temp_lora":
-        raise ValueError(
-            f"memory {header.episode!r} is of kind {header.kind}; an adapter of PEFT is a LoRA: give a "
-            "memory of kind temp_lora"
-        )
-
-
 def _lora_sizes(memory: StoredMemory) -> dict[str, Any]:
     header = memory.header
     norms = drift(memory)

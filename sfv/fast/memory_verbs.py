@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from sfv.fast.memory_algebra import MergeMethod, total
-from sfv.fast.memory_file import SUFFIX, MemoryHeader, StoredMemory, load_memory, save_memory
-from sfv.fast.memory_kinds import kind_of, require_lora
+from sfv.fast.memory_file import (
+    SUFFIX,
+    MemoryHeader,
+    StoredMemory,
+    load_memory,
+    require_lora,
+    save_memory,
+)
+from sfv.fast.memory_kinds import kind_of
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.files import write_json
 from sfv.models.adapter_folder import check_layers, moves_nothing, read_adapter, write_adapter

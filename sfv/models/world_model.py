@@ -8,7 +8,7 @@ FOLDER/text.safetensors     only for text encoders that are learned here
 FOLDER/start.safetensors    only with a learned start of memories (Θ_0)
 """
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,12 @@ from sfv.models.autoencoder import KLVAECodec, PCAPatchCodec
 from sfv.models.device import find_device
 from sfv.models.model_folder import CHECKSUM, checksum_of, find_model, hash_of
 from sfv.models.model_folder import MODEL_FILE as MODEL_FILE
+from sfv.models.part_checks import (
+    check_backbone,
+    check_memory_input,
+    check_part,
+    check_schedule,
+)
 from sfv.models.text import ActionTable, CLIPText, MiniLMText
 from sfv.storage.weight_files import (
     disk_errors,
@@ -70,9 +76,9 @@ class WorldModel:
         num_context: int,
         num_generated: int,
     ) -> None:
-        _check_backbone(denoiser)
-        _check_part("codec", codec, FrameCodec, ("settings", "keeps_weights"))
-        _check_part("text", text, TextEncoder, ("settings", "keeps_weights"))
+        check_backbone(denoiser)
+        check_part("codec", codec, FrameCodec, ("settings", "keeps_weights"))
+        check_part("text", text, TextEncoder, ("settings", "keeps_weights"))
         # Modules that follow our protocols; mypy has no type for "both".
         self.denoiser: Any = denoiser
         self.codec: Any = codec
@@ -94,8 +100,8 @@ class WorldModel:
                 f"the denoiser takes text of width {self.denoiser.text_dim}, but the text encoder "
                 f"makes {self.text.text_dim}; set the denoiser's text_dim to that"
             )
-        _check_schedule(self.denoiser, schedule)
-        _check_memory_input(self.denoiser, schedule)
+        check_schedule(self.denoiser, schedule)
+        check_memory_input(self.denoiser, schedule)
         _identity(self.codec)  # refuses a codec that is not fitted
         if num_context < 1 or num_generated < 1:
             raise ValueError(
@@ -310,34 +316,6 @@ def _address(noted: Any) -> Address | None:
     return Address(**noted | {"motions": motions, "scales": scales})
 
 
-def _check_part(name: str, part: nn.Module, protocol: type, kept_by: tuple[str, ...]) -> None:
-    """What would only be missed when a trained model is saved is missed before training."""
-    if not isinstance(part, protocol):
-        raise ValueError(
-            f"{name} is a {type(part).__name__}, which is no sfv.types.{protocol.__name__}; "
-            "see that protocol for the attributes and methods it must have"
-        )
-    lacking = [attribute for attribute in kept_by if not hasattr(part, attribute)]
-    if lacking:
-        raise ValueError(
-            f"{name} is a {type(part).__name__}, which could not be saved: it lacks "
-            f"{' and '.join(lacking)}. See those of the classes in sfv.models"
-        )
-
-
-def _check_backbone(denoiser: nn.Module) -> None:
-    if not isinstance(denoiser, Backbone):
-        raise ValueError(
-            f"denoiser is a {type(denoiser).__name__}, which is no {Backbone.__module__}.Backbone; derive "
-            "it from that class, which says what it must have"
-        )
-    lacking = [name for name in ("latent_channels", "text_dim") if not hasattr(denoiser, name)]
-    if lacking:
-        raise ValueError(
-            f"denoiser is a {type(denoiser).__name__} that does not set {' and '.join(lacking)}"
-        )
-
-
 def _read_denoiser(folder: Path, saved: dict[str, Any]) -> Backbone:
     kind = find_backbone(saved["denoiser"]["class"], folder / MODEL_FILE)
     config, known = (
@@ -349,36 +327,6 @@ def _read_denoiser(folder: Path, saved: dict[str, Any]) -> Backbone:
             f"{config} is damaged: it is not the one of {MODEL_FILE}. Copy or write the folder again"
         )
     return kind.load(folder / kind.folder)
-
-
-def _check_schedule(denoiser: Any, ours: NoiseSchedule) -> None:
-    """Pretrained weights predict what they were trained to predict, at the noise levels of then."""
-    theirs = getattr(denoiser, "trained_schedule", None)
-    for field in () if theirs is None else fields(ours):
-        trained, given = getattr(theirs, field.name), getattr(ours, field.name)
-        if trained != given:
-            raise ValueError(
-                f"the denoiser's weights were trained with {field.name} {trained} (its scheduler/ says), "
-                f"but this model's schedule has {given}: set the schedule's {field.name} to {trained}, or "
-                "give the unet/ folder alone as weights to train it on another schedule"
-            )
-
-
-def _check_memory_input(denoiser: Any, ours: NoiseSchedule) -> None:
-    """The prior of an addressed memory holds for flow, whose noise level is timestep / T."""
-    if denoiser.memory_input is None:
-        return
-    if not ours.is_flow:
-        raise ValueError(
-            "the denoiser reads an addressed memory, which needs flow matching, but the schedule's "
-            f"prediction_type is {ours.prediction_type}; set it to flow_prediction"
-        )
-    trained = denoiser.memory_input.num_train_timesteps
-    if ours.num_train_timesteps != trained:
-        raise ValueError(
-            f"the denoiser reads an addressed memory at {trained} timesteps, but the schedule's "
-            f"num_train_timesteps is {ours.num_train_timesteps}; set it to {trained}"
-        )
 
 
 def _identity(part: Any) -> dict[str, Any]:

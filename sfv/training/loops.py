@@ -64,8 +64,7 @@ class FastLoop(_Loop):
     def run(self, data_fetcher: _DataFetcher, group: int) -> int:
         """Learn one group; the number of its replay items on this rank.
 
-        The group is smaller where a finite stream of episodes ends in it. Behind the end the stream
-        starts over.
+        The group is smaller where a finite stream of episodes ends in it; then the stream starts over.
         """
         self._before = self.num_chunks
         self.phase.replay.begin(group)

@@ -297,7 +297,7 @@ def test_memories_of_another_kind_or_size_are_refused():
             ValueError, match=r"written with latents of .*\(5, 4, 6\), .*\(5, 4, 7\)"
         ):
             rollout.run_many([request])
-    message = "is of kind addressed; the temporal LoRA takes its own"
+    message = "is of kind addressed, but a LoRA is expected; give a memory of kind temp_lora"
     rows = rollout_of(model, "temp_lora", SETTINGS)
     with rows as rollout, pytest.raises(ValueError, match=message):
         rollout.learner.restore(stored)

@@ -190,9 +190,7 @@ def test_an_addressed_memory_is_no_adapter(folder, capsys, tmp_path):
     out, memory = str(tmp_path / "out"), path(folder, "ahead-1")
     for arguments in (("export", memory, out), ("import", memory, str(folder), out)):
         text = said(capsys, *arguments, code=2)
-        assert (
-            "'ahead' is of kind addressed; an adapter of PEFT is a LoRA: give a memory of" in text
-        )
+        assert "'ahead' is of kind addressed, but a LoRA is expected; give a memory of" in text
         assert not (tmp_path / "out").exists()
 
 
