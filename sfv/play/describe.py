@@ -9,10 +9,15 @@ from jaxtyping import UInt8
 
 from sfv.generation.settings import Row
 from sfv.play.player import from_strip
-from sfv.play.session import ROWS, Node, Visit
+from sfv.play.session import Node, Visit
+from sfv.play.starts import Start
 from sfv.report.video import encode_mp4, side_by_side
 
-LABELS: dict[Row, str] = {"none": "without memory", "fast": "with memory"}
+LABELS: dict[Row, str] = {
+    "none": "without memory",
+    "fast": "with memory",
+    "temp_lora": "with temporal LoRA",
+}
 PANEL_PIXELS = 256
 """Small frames are enlarged by a whole factor up to about this width."""
 
@@ -22,6 +27,14 @@ def describe_nodes(visit: Visit) -> list[dict[str, Any]]:
     return [_describe(node) for node in visit.nodes.values()]
 
 
+def describe_starts(starts: Sequence[Start]) -> list[dict[str, Any]]:
+    """What the page knows of each start; `shown` counts the chunks of its way out."""
+    return [
+        {"name": s.name, "fps": s.fps, "shown": len(s.shown), "back": list(s.way_back)}
+        for s in starts
+    ]
+
+
 def _describe(node: Node) -> dict[str, Any]:
     learned = node.made.learned
     known: dict[str, Any] = {
@@ -29,6 +42,7 @@ def _describe(node: Node) -> dict[str, Any]:
         "parent": node.parent,
         "depth": node.depth,
         "action": node.made.action,
+        "shown": node.made.shown,
         "seconds": {row: round(value, 2) for row, value in node.made.seconds.items()},
     }
     if learned is not None:
@@ -44,14 +58,15 @@ def frames_of(path: Sequence[Node], row: Row, height: int) -> UInt8[np.ndarray, 
 
     Args:
         path: its chunks, the start first.
-        row: without or with memory.
+        row: one of the visit's.
         height: of a frame, in pixels.
     """
     return np.concatenate([from_strip(node.made.strips[row], height) for node in path])
 
 
 def video_of(path: Sequence[Node], height: int, fps: int | float) -> bytes:
-    """One future as an mp4, without and with memory side by side; arguments as of `frames_of`."""
-    videos = [frames_of(path, row, height) for row in ROWS]
+    """One future as an mp4, all rows side by side; arguments as of `frames_of`."""
+    rows = list(path[0].made.latents)
+    videos = [frames_of(path, row, height) for row in rows]
     upscale = max(1, round(PANEL_PIXELS / videos[0].shape[2]))
-    return encode_mp4(side_by_side(videos, [LABELS[row] for row in ROWS], upscale=upscale), fps)
+    return encode_mp4(side_by_side(videos, [LABELS[row] for row in rows], upscale=upscale), fps)

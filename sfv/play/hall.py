@@ -18,7 +18,7 @@ from typing import Any
 from sfv.play.actions import Actions
 from sfv.play.describe import describe_nodes
 from sfv.play.player import Player, Progress, Stopped, Task
-from sfv.play.session import Visit
+from sfv.play.session import Node, Visit
 from sfv.play.starts import Start
 from sfv.texts import printable
 
@@ -77,6 +77,7 @@ class Visitor:
 
     Args:
         visit: what they have made.
+        start: which of the server's starts it began with.
         serial: counts their visits; numbers of chunks begin anew with each.
         seen: when they last asked for something.
         job: the chunk they wait for.
@@ -84,6 +85,7 @@ class Visitor:
     """
 
     visit: Visit
+    start: int
     serial: int
     seen: float
     job: Job | None = None
@@ -112,24 +114,35 @@ class Hall:
         self.player, self.starts, self.actions = player, starts, actions
         self.limits, self.clock = limits, clock
         self.pictures = [player.strip(start.latents) for start in starts]
+        largest = max(starts, key=lambda start: start.latents.numel())
+        self.memory_bytes = player.num_memory_bytes(largest)
         self.visitors: dict[str, Visitor] = {}
         self._jobs: list[Job] = []
         self._serial = self._version = 0
         self._model = ThreadPoolExecutor(1, "model")
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def enter(self, token: str | None, start: int) -> str:
+    def enter(self, token: str | None, start: int, memory: Any = "fast") -> str:
         """Begin a visit; who has one already begins anew.
+
+        Args:
+            token: of a visitor who may be known.
+            start: which.
+            memory: what the second panel is made with, as a request names it; `none` leaves it out.
 
         Returns:
             the token by which the visitor is known.
 
         Raises:
-            ValueError: there is no such start.
+            ValueError: there is no such start, or no such memory.
             Full: too many visitors.
         """
         if not 0 <= start < len(self.starts):
             raise ValueError(f"there is no start {start}; there are {len(self.starts)}, from 0")
+        if memory not in list(self.player.memories):
+            raise ValueError(
+                f"there is no memory {memory!r:.40}; this model has {', '.join(self.player.memories)}"
+            )
         self.sweep()
         known = self.visitors.get(token) if token else None
         if known is None and len(self.visitors) >= self.limits.visitors:
@@ -142,13 +155,14 @@ class Hall:
         if token is None or known is None:
             token = secrets.token_urlsafe(32)
         chosen = self.starts[start]
-        root = self.player.begin(chosen.name, chosen.latents, self.pictures[start])
-        visit = Visit(start, root, self.limits.chunks)
+        root = self.player.begin(chosen, self.pictures[start], memory)
+        visit = Visit(chosen, root, self.limits.chunks)
         if known is None:
-            self.visitors[token] = Visitor(visit, serial, self.clock())
+            self.visitors[token] = Visitor(visit, start, serial, self.clock())
         else:
             self._stop(known)
-            known.visit, known.serial, known.seen = visit, serial, self.clock()
+            known.visit, known.start, known.serial = visit, start, serial
+            known.seen = self.clock()
             self._tell_state(known)
         return token
 
@@ -189,24 +203,26 @@ class Hall:
             Busy: the visitor waits for a chunk.
             ValueError: no such chunk, or no room.
         """
-        if visitor.job is not None:
-            raise Busy("a chunk is being made; wait for it, or stop it")
+        self._check_idle(visitor)
         visit = visitor.visit
         visit.node(number)
-        there = visit.child(number, action)
-        if there is not None:
-            visit.rewind(there.number)
-            self._tell_state(visitor)
-            return
-        visit.check_room()
-        visit.rewind(number)
-        job = Job(self.player.task(visit, number, action), number)
-        visitor.job = job
-        self._jobs.append(job)
-        running = asyncio.get_running_loop().create_task(self._run(visitor, visit, job))
-        self._tasks.add(running)
-        running.add_done_callback(self._tasks.discard)
-        self._tell_state(visitor)
+        if not self._go_to(visitor, visit.child(number, action)):
+            visit.check_room()
+            self._begin(visitor, number, self.player.task(visit, number, action))
+
+    def show(self, visitor: Visitor, number: int) -> None:
+        """Show the chunk of the start's way out that follows `number`, or go to it if it was shown before.
+
+        Raises:
+            Busy: the visitor waits for a chunk.
+            ValueError: no such chunk, nothing to show there, or no room for the rest of the way.
+        """
+        self._check_idle(visitor)
+        visit = visitor.visit
+        action, _ = visit.next_shown(number)
+        if not self._go_to(visitor, visit.child(number, action, shown=True)):
+            visit.check_room(len(visit.start.shown) - visit.node(number).depth)
+            self._begin(visitor, number, self.player.task_to_show(visit, number))
 
     def rewind(self, visitor: Visitor, number: int) -> None:
         """Move a visitor; a chunk that is being made goes on."""
@@ -232,7 +248,8 @@ class Hall:
             "kind": "state",
             "version": self._next_version(),
             "visit": visitor.serial,
-            "start": visit.start,
+            "start": visitor.start,
+            "rows": visit.rows,
             "here": visit.here,
             "nodes": describe_nodes(visit),
             "chunks": {"held": visit.num_chunks, "allowed": visit.max_chunks},
@@ -263,6 +280,27 @@ class Hall:
         for token in list(self.visitors):
             self.leave(token)
         self._model.shutdown(wait=False, cancel_futures=True)
+
+    def _check_idle(self, visitor: Visitor) -> None:
+        if visitor.job is not None:
+            raise Busy("a chunk is being made; wait for it, or stop it")
+
+    def _go_to(self, visitor: Visitor, there: Node | None) -> bool:
+        """Go to a chunk that was made before, if it was."""
+        if there is not None:
+            self.rewind(visitor, there.number)
+        return there is not None
+
+    def _begin(self, visitor: Visitor, number: int, task: Task) -> None:
+        """Have the chunk after `number` made."""
+        visitor.visit.rewind(number)
+        job = Job(task, number)
+        visitor.job = job
+        self._jobs.append(job)
+        running = asyncio.get_running_loop().create_task(self._run(visitor, visitor.visit, job))
+        self._tasks.add(running)
+        running.add_done_callback(self._tasks.discard)
+        self._tell_state(visitor)
 
     async def _run(self, visitor: Visitor, visit: Visit, job: Job) -> None:
         loop = asyncio.get_running_loop()
@@ -309,6 +347,7 @@ class Hall:
     def _describe_job(self, job: Job) -> Event:
         progress = job.progress
         known: Event = {"parent": job.parent, "action": job.task.action}
+        known["shown"] = job.task.shown is not None
         known["before"] = self._jobs.index(job) if job in self._jobs else 0
         if progress is not None:
             known |= {"row": progress.row, "stage": progress.stage}

@@ -25,9 +25,9 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from sfv.fast.memory_file import SUFFIX, save_memory
-from sfv.play.describe import video_of
+from sfv.play.describe import LABELS, describe_starts, video_of
 from sfv.play.hall import MAX_STREAMS, Busy, Full, Hall, NoVisit, Visitor
-from sfv.play.session import ROWS, Node, NoRoom, UnknownNode
+from sfv.play.session import Node, NoRoom, UnknownNode
 from sfv.report import web
 
 PAGE = Path(__file__).with_name("page.html")
@@ -68,7 +68,7 @@ def make_app(hall: Hall, hosts: list[str], port: int) -> Starlette:
         Route("/memory/{number:number}.safetensors", _refusing(pages.memory)),
         *(
             Route(f"/{name}", _refusing(getattr(pages, name)), methods=["POST"])
-            for name in ("begin", "go", "rewind", "remove", "stop", "leave")
+            for name in ("begin", "go", "show", "rewind", "remove", "stop", "leave")
         ),
     ]
     return web.application(routes, hosts, living)
@@ -98,12 +98,16 @@ class _Pages:
         return _json(
             {
                 "visit": visit,
-                "starts": [{"name": start.name, "fps": start.fps} for start in hall.starts],
+                "starts": describe_starts(hall.starts),
+                "memories": [
+                    {"row": row, "kind": kind, "label": LABELS[row]}
+                    for row, kind in hall.player.memories.items()
+                ],
                 "actions": hall.actions.offered,
                 "keys": hall.actions.offered_keys(),
                 "takes_any": hall.actions.takes_any,
                 "frames": {"context": world.num_context, "generated": world.num_generated},
-                "memory_mb": hall.player.num_memory_bytes() / 1e6,
+                "memory_mb": hall.memory_bytes / 1e6,
                 "idle_minutes": hall.limits.idle_s / 60,
             }
         )
@@ -117,7 +121,8 @@ class _Pages:
     async def begin(self, request: Request) -> Response:
         content = await web.read_json(request)
         known = request.cookies.get(self.cookie)
-        token = self.hall.enter(known, web.number(content, "start"))
+        memory = content.get("memory", "fast")
+        token = self.hall.enter(known, web.number(content, "start"), memory)
         answer = _json(self.hall.state(self.hall.find(token)))
         answer.set_cookie(self.cookie, token, httponly=True, samesite="strict", path="/")
         return answer
@@ -126,6 +131,11 @@ class _Pages:
         visitor, content = self._visitor(request), await web.read_json(request)
         action = self.hall.actions.check(content.get("action"))
         self.hall.go(visitor, web.number(content, "node"), action)
+        return _json(self.hall.state(visitor), 202)
+
+    async def show(self, request: Request) -> Response:
+        visitor, content = self._visitor(request), await web.read_json(request)
+        self.hall.show(visitor, web.number(content, "node"))
         return _json(self.hall.state(visitor), 202)
 
     async def rewind(self, request: Request) -> Response:
@@ -163,21 +173,24 @@ class _Pages:
 
     async def frames(self, request: Request) -> Response:
         node, row = self._node(request), request.path_params["row"]
-        if row not in ROWS:
-            raise UnknownNode(f"there is no row {row!r:.20}; there are {', '.join(ROWS)}")
+        rows = node.made.strips
+        if row not in rows:
+            raise UnknownNode(f"there is no row {row!r:.20}; there are {', '.join(rows)}")
         return Response(node.made.strips[row], media_type="image/png", headers=HEADERS)
 
     async def video(self, request: Request) -> Response:
         visitor, node = self._visitor(request), self._node(request)
         visit, world = visitor.visit, self.hall.player.world
-        height = node.made.latents["fast"].shape[3] * world.codec.spatial_factor
-        start = self.hall.starts[visit.start]
-        clip = await run_in_threadpool(video_of, visit.path(node.number), height, start.fps)
+        height = node.made.latents["none"].shape[3] * world.codec.spatial_factor
+        path, start = visit.path(node.number), visit.start
+        clip = await run_in_threadpool(video_of, path, height, start.fps)
         name = f"{start.name}-chunk-{node.depth:04d}.mp4"
         return Response(clip, media_type="video/mp4", headers={**HEADERS, **_as_file(name)})
 
     async def memory(self, request: Request) -> Response:
         node = self._node(request)
+        if node.made.memory is None:
+            raise UnknownNode("this visit has no memory; begin anew with one")
         folder = tempfile.TemporaryDirectory(prefix="sfv-play-")
         path = Path(folder.name) / f"memory{SUFFIX}"
         await run_in_threadpool(save_memory, path, node.made.memory)

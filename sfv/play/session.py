@@ -13,8 +13,8 @@ from torch import Tensor
 from sfv.fast.learner import FastReport
 from sfv.fast.memory_file import StoredMemory
 from sfv.generation.settings import Row
+from sfv.play.starts import Start
 
-ROWS: tuple[Row, ...] = ("none", "fast")
 MAX_ACTION = 200
 """Characters of an action."""
 
@@ -29,23 +29,25 @@ class NoRoom(ValueError):
 
 @dataclass(frozen=True)
 class Made:
-    """One chunk with and without memory.
+    """One chunk, without memory and, where the visit has one, with it.
 
     Args:
         action: what drove it; None at the start.
         latents: the new frames of each row.
         strips: the same as PNG pictures, frames below each other.
-        memory: Θ after it has learned this chunk, with all that going on needs.
+        memory: as it is after this chunk, with all that going on needs; None in a visit without memory.
         learned: what learning did; None at the start.
         seconds: wall-clock time of each row.
+        shown: the frames are true ones, which were shown instead of generated.
     """
 
     action: str | None
     latents: Mapping[Row, Float[Tensor, "1 c t h w"]] = field(repr=False)
     strips: Mapping[Row, bytes] = field(repr=False)
-    memory: StoredMemory = field(repr=False)
+    memory: StoredMemory | None = field(repr=False)
     learned: FastReport | None = None
     seconds: Mapping[Row, float] = field(default_factory=dict)
+    shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,15 @@ class Visit:
     """The futures that one visitor has made from one start.
 
     Args:
-        start: which of the server's starts it is.
+        start: what it begins with.
         root: its frames, and the memory before all learning.
         max_chunks: chunks it may hold at a time.
     """
 
-    def __init__(self, start: int, root: Made, max_chunks: int) -> None:
+    def __init__(self, start: Start, root: Made, max_chunks: int) -> None:
         self.start, self.max_chunks = start, max_chunks
+        self.rows: tuple[Row, ...] = tuple(root.latents)
+        """What each chunk is made with; the last one is the memory's, where there is one."""
         self.nodes = {0: Node(0, None, 0, root)}
         self.here = 0
         """Where the visitor stands: the next chunk follows this one."""
@@ -112,21 +116,43 @@ class Visit:
                 break
         return torch.cat(parts, dim=2)[:, :, -num_frames:]
 
-    def child(self, number: int, action: str) -> Node | None:
+    def child(self, number: int, action: str, shown: bool = False) -> Node | None:
         """The chunk that an action has already led to from here: the same again would be equal."""
         children = (node for node in self.nodes.values() if node.parent == number)
-        return next((node for node in children if node.made.action == action), None)
+        wanted = (action, shown)
+        return next((n for n in children if (n.made.action, n.made.shown) == wanted), None)
 
-    def check_room(self) -> None:
+    def next_shown(self, number: int) -> tuple[str, Float[Tensor, "1 c g h w"]]:
+        """Action and true frames of the chunk of the start's way out that follows this one.
+
+        Raises:
+            UnknownNode: there is no such chunk.
+            ValueError: the way out ends here, or does not lead here.
+        """
+        node, way = self.node(number), self.start.shown
+        if node.parent is not None and not node.made.shown:
+            raise ValueError(f"chunk {number} was generated; a way out is shown from the start on")
+        if node.depth >= len(way):
+            raise ValueError(
+                f"the way out of this start has {len(way)} chunks; all have been shown"
+            )
+        return self.start.actions[node.depth], way[node.depth]
+
+    def check_room(self, num_chunks: int = 1) -> None:
         """Check before the work that its result can be kept.
 
         Raises:
-            NoRoom: the visit holds as many chunks as it may.
+            NoRoom: the visit cannot hold so many more.
         """
-        if self.num_chunks >= self.max_chunks:
+        if self.num_chunks + num_chunks > self.max_chunks:
+            held = f"{self.max_chunks} chunks, the most it may"
+            if num_chunks > 1:
+                held = (
+                    f"{self.num_chunks} of at most {self.max_chunks} chunks, and {num_chunks} come"
+                )
             raise NoRoom(
-                f"this visit holds {self.max_chunks} chunks, the most it may: remove a future, or begin "
-                "anew (the server's --chunks allows more)"
+                f"this visit holds {held}: remove a future, or begin anew (the server's --chunks allows "
+                "more)"
             )
 
     def add(self, parent: int, made: Made) -> Node:

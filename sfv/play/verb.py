@@ -40,6 +40,7 @@ def play(
     """Serve a page on which a person drives the model chunk by chunk, without and with memory side by side.
 
     Give --start, --episodes, or both; a model with an example, as `reference` has one, can go without.
+    Episodes that come back and the example bring a way out that can be shown before a person drives on.
     Any chunk can be gone back to and left by another action; videos and memories can be saved, and
     `sfv rollout --resume-from` goes on from them.
 
@@ -75,13 +76,12 @@ def play(
     check_port(port)
     limits = Limits(visitors, chunks, idle_minutes * 60)
     world = WorldModel.load(ckpt, device)
-    if start is None and episodes is None:
-        start, _ = find_example(ckpt) or (None, None)
-    starts = find_starts(world, start, episodes, num_episodes, fps, fit)
+    example = find_example(ckpt) if start is None and episodes is None else None
+    starts = find_starts(world, start, episodes, num_episodes, fps, fit, example)
     actions = Actions(world.text, [action for each in starts for action in each.actions])
     with open_player(world, generation, preview) as player:
         hall = Hall(player, starts, actions, limits)
-        size = player.num_memory_bytes() / 1e9
+        size = hall.memory_bytes / 1e9
         print(
             f"{len(starts)} starts, {len(actions.offered)} actions; up to {visitors} visitors x {chunks} "
             f"memories of {size:.2g} GB = {size * visitors * chunks:.2g} GB"

@@ -3,10 +3,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from sfv.backbones.wan import WanTransformer
 from sfv.diffusion.sampler import SamplerSettings
+from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.learner import FastSettings
 from sfv.fast.settings import LoRASettings
 from sfv.generation.settings import GenerationSettings
+from sfv.models.address import Address
+from sfv.models.autoencoder import PCAPatchCodec
+from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel
 from sfv.play.actions import Actions
 from sfv.play.player import Player, open_player
@@ -36,13 +41,37 @@ def player(world: WorldModel) -> Iterator[Player]:
 
 
 @pytest.fixture(scope="session")
+def addressed_player() -> Iterator[Player]:
+    """Of an untrained model that reads an addressed memory."""
+    codec = PCAPatchCodec(latent_channels=5, patch=4)
+    codec.fit(torch.rand(40, 3, 16, 24, generator=stream(0, "test-frames")))
+    sizes = {"num_layers": 1, "num_heads": 2, "head_dim": 12, "ffn_dim": 20}
+    denoiser = WanTransformer(latent_channels=5, text_dim=7, **sizes, reads_memory=True)
+    text, schedule = (
+        ActionTable(ACTIONS, text_dim=7),
+        NoiseSchedule(prediction_type="flow_prediction"),
+    )
+    for part in (denoiser, codec, text):
+        part.requires_grad_(False).eval()
+    model = WorldModel(denoiser, codec, text, schedule, 3, 2)
+    motions = {"walk forward": (12.0, 0.0, 0.0), "walk backward": (-12.0, 0.0, 0.0)}
+    turns = {"turn left": (0.0, 0.0, 9.0), "turn right": (0.0, 0.0, -9.0)}
+    model.address = Address(motions | turns, scales=((20.0, 7.0),), key_size=32)
+    with open_player(model, SETTINGS) as player:
+        yield player
+
+
+@pytest.fixture(scope="session")
 def starts(world: WorldModel) -> list[Start]:
-    """Two starts, made of noise."""
-    found = []
+    """Two starts, made of noise; the second has a way out of two chunks."""
+    latents = []
     for name in ("hall", "yard"):
-        video = torch.rand(1, 3, 3, 16, 24, generator=stream(0, "test-start", name))
-        found.append(Start(name, world.codec.encode(video), 8))
-    return found
+        video = torch.rand(1, 7, 3, 16, 24, generator=stream(0, "test-start", name))
+        latents.append(world.codec.encode(video))
+    hall, yard = latents
+    way = (yard[:, :, 3:5], yard[:, :, 5:])
+    actions = ("walk forward", "turn left", "turn right", "walk backward")
+    return [Start("hall", hall[:, :, :3], 8), Start("yard", yard[:, :, :3], 8, way, actions)]
 
 
 @pytest.fixture(scope="session")

@@ -94,9 +94,23 @@ class Served:
 @contextmanager
 def serving(folder: Path, world: WorldModel, *options: str) -> Iterator[Served]:
     """Serve a model with two starts, and end the server."""
-    world.save(folder / "model")
     for i, name in enumerate(("hall", "yard")):
         film(folder / "starts" / f"{name}.mp4", 40 + 100 * i)
+    with serving_model(folder, world, f"--start={folder / 'starts'}", *options) as served:
+        yield served
+
+
+def write_example(folder: Path) -> None:
+    """A way out of two chunks, and its way back."""
+    film(folder / "shown.mp4", 40, 7)
+    actions = ("walk forward", "turn left", "turn right", "walk backward")
+    (folder / "actions.txt").write_text("\n".join(actions))
+
+
+@contextmanager
+def serving_model(folder: Path, world: WorldModel, *options: str) -> Iterator[Served]:
+    """Serve a model, with its example where no start is given, and end the server."""
+    world.save(folder / "model")
     command = [
         sys.executable,
         "-m",
@@ -107,7 +121,7 @@ def serving(folder: Path, world: WorldModel, *options: str) -> Iterator[Served]:
         "--no-browser",
     ]
     with subprocess.Popen(
-        [*command, f"--start={folder / 'starts'}", *FAST, *options],
+        [*command, *FAST, *options],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
@@ -122,13 +136,13 @@ def serving(folder: Path, world: WorldModel, *options: str) -> Iterator[Served]:
             process.wait(60)
 
 
-def film(path: Path, shade: int) -> None:
-    """Three frames of 16 x 24 pixels."""
+def film(path: Path, shade: int, num_frames: int = 3) -> None:
+    """Frames of 16 x 24 pixels."""
     path.parent.mkdir(exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264rgb", rate=8, options={"crf": "0"})
         stream.width, stream.height, stream.pix_fmt = 24, 16, "rgb24"
-        for i in range(3):
+        for i in range(num_frames):
             frame = av.VideoFrame(24, 16, "rgb24")
             pixels = frame.to_ndarray()
             pixels[:] = shade + 10 * i

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from sfv.play.hall import Busy, Full, Hall, Limits, NoVisit
+from sfv.play.session import NoRoom
 
 
 class Clock:
@@ -57,7 +58,7 @@ def test_chunks_are_made_in_the_order_asked_for_and_waiting_ones_can_be_dropped(
         with pytest.raises(Busy):
             hall.go(second, 0, "turn right")
         told = hall.state(second)["job"]
-        assert told == {"parent": 0, "action": "turn left", "before": 1}
+        assert told == {"parent": 0, "action": "turn left", "before": 1, "shown": False}
         hall.stop(second)
         assert hall.state(second)["job"] is None
         hall.go(second, 0, "turn right")
@@ -86,6 +87,38 @@ def test_a_removed_or_new_beginning_takes_its_unfinished_chunk_along(hall):
         assert [node["action"] for node in state["nodes"]] == [None, "walk forward"]
 
     asyncio.run(visits())
+
+
+def test_a_way_out_is_shown_chunk_by_chunk_where_all_of_it_has_room(hall):
+    async def visits():
+        visitor = hall.find(hall.enter(None, 1))
+        hall.go(visitor, 0, "walk forward")
+        await until_made(hall, visitor)
+        hall.show(visitor, 0)
+        assert hall.state(visitor)["job"]["shown"]
+        state = await until_made(hall, visitor)
+        hall.show(visitor, 2)
+        state = await until_made(hall, visitor)
+        known = [(n["parent"], n["action"], n["shown"]) for n in state["nodes"][1:]]
+        out = [(0, "walk forward", True), (2, "turn left", True)]
+        assert known == [(0, "walk forward", False), *out], "a generated chunk is another one"
+        hall.show(visitor, 0)
+        assert (visitor.visit.here, visitor.job) == (2, None), "it was shown before"
+        hall.remove(visitor, 2)
+        hall.go(visitor, 1, "turn left")
+        await until_made(hall, visitor)
+        with pytest.raises(NoRoom, match="holds 2 of at most 3 chunks, and 2 come"):
+            hall.show(visitor, 0)
+        with pytest.raises(ValueError, match="chunk 1 was generated; a way out is shown from"):
+            hall.show(visitor, 1)
+
+    asyncio.run(visits())
+
+
+@pytest.mark.parametrize("wrong", ["temp_lora", "other", ["fast"]])
+def test_a_memory_that_the_model_has_not_is_refused(hall, wrong):
+    with pytest.raises(ValueError, match=r"there is no memory .*; this model has fast, none"):
+        hall.enter(None, 0, wrong)
 
 
 def test_a_page_that_reads_too_slowly_gets_the_state(hall, monkeypatch):

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from sfv.fast.memory_file import load_memory
 from tests.browser import PATIENCE_MS, Seen
-from tests.play.serve import Served, num_frames, serving
+from tests.play.serve import Served, num_frames, serving, serving_model, write_example
 
 pytestmark = pytest.mark.slow
 
@@ -16,6 +16,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, world) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("play"), world) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def example_server(tmp_path_factory, world) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("play-example")
+    write_example(folder)
+    with serving_model(folder, world) as served:
         yield served
 
 
@@ -48,25 +56,25 @@ def test_out_and_back_a_fork_and_both_files(
     page: Page, server: Served, world, tmp_path: Path
 ) -> None:
     begin(page, server)
-    before = last_frame(page, "fast", 0)
+    before = last_frame(page, "memory", 0)
     press(page, "ArrowUp", 2)
-    near = last_frame(page, "fast", 1)
+    near = last_frame(page, "memory", 1)
     press(page, "ArrowLeft", 3)
     assert here(page) == "chunk 2, turn left"
-    far = last_frame(page, "fast", 2)
+    far = last_frame(page, "memory", 2)
     assert len({before, near, far, last_frame(page, "none", 2)}) == 4, "memory changes chunk 2"
     expect(page.locator("#loss circle")).to_have_count(2)
     expect(page.locator("#drift circle")).to_have_count(2)
 
     page.keyboard.press("Backspace")
-    assert last_frame(page, "fast", 1) == near and here(page) == "chunk 1, walk forward"
+    assert last_frame(page, "memory", 1) == near and here(page) == "chunk 1, walk forward"
     press(page, "s", 4)
-    assert here(page) == "chunk 2, walk backward" and last_frame(page, "fast", 3) != far
+    assert here(page) == "chunk 2, walk backward" and last_frame(page, "memory", 3) != far
     page.get_by_role("button", name="chunk 2, turn left").click()
-    assert last_frame(page, "fast", 2) == far, "the first future is as it was"
+    assert last_frame(page, "memory", 2) == far, "the first future is as it was"
     page.get_by_role("button", name="Hold to compare").click()
     page.get_by_role("button", name="chunk 2, walk backward").click()
-    assert last_frame(page, "fast", 3) != far == last_frame(page, "held", 2)
+    assert last_frame(page, "memory", 3) != far == last_frame(page, "held", 2)
 
     with page.expect_download() as video:
         page.get_by_role("link", name="Save video").click()
@@ -109,7 +117,7 @@ def test_two_visitors_drive_at_once_and_one_goes_in_the_middle(
         expect(anna.locator("button.node")).to_have_count(2)
         expect(anna.locator("#stop")).to_be_disabled()
         assert here(anna) == "chunk 1, walk forward"
-        assert last_frame(anna, "fast", 1) != last_frame(ben, "fast", 1)
+        assert last_frame(anna, "memory", 1) != last_frame(ben, "memory", 1)
         for cookie in one.cookies():
             assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
         for page in (anna, ben):
@@ -151,6 +159,68 @@ def test_a_key_waits_for_the_answer_too(page: Page, server: Served) -> None:
     expect(page.locator("button.node")).to_have_count(3)
     assert here(page) == "chunk 2, walk backward"
     expect(page.locator("#alert")).to_be_hidden()
+    page.get_by_role("button", name="Leave").click()
+
+
+def test_a_way_out_is_walked_and_the_way_back_goes_on_by_itself(
+    page: Page, example_server: Served
+) -> None:
+    begin(page, example_server, "shown a way out of 2 chunks can be shown")
+    expect(page.locator("#hint")).to_contain_text("A way out of 2 chunks can be shown")
+    expect(page.get_by_role("button", name="Go back")).to_be_disabled()
+    page.get_by_role("button", name="Walk this for me").click()
+    expect(page.locator("button.node.shown")).to_have_count(2)
+    expect(page.locator("#hint")).to_have_text("Leads back from here: turn right, walk backward.")
+    assert here(page) == "chunk 2, turn left, shown"
+    assert last_frame(page, "none", 2) == last_frame(page, "memory", 2), "both are the true frames"
+    expect(page.locator("[data-action].next")).to_have_attribute("data-action", "turn right")
+    page.get_by_role("button", name="Go back").click()
+    expect(page.locator("button.node")).to_have_count(5)
+    expect(page.locator("#stop")).to_be_disabled()
+    assert here(page) == "chunk 4, walk backward"
+    expect(page.locator("#hint")).to_contain_text("The way back ends here")
+    assert last_frame(page, "none", 4) != last_frame(page, "memory", 4)
+
+    page.get_by_role("button", name="chunk 1, walk forward, shown").click()
+    press(page, "d", 6)
+    expect(page.locator("#hint")).to_contain_text("choose the last chunk that was shown")
+    page.get_by_role("button", name="Walk this for me").click()
+    expect(page.locator('[aria-current="true"]')).to_have_attribute(
+        "aria-label", "chunk 2, turn left, shown"
+    )
+    expect(page.locator("button.node")).to_have_count(6)
+    page.get_by_role("button", name="Leave").click()
+
+
+def test_a_visitor_stops_the_way_back_and_drives_on(page: Page, example_server: Served) -> None:
+    begin(page, example_server, "shown")
+    page.get_by_role("button", name="Walk this for me").click()
+    expect(page.locator("button.node.shown")).to_have_count(2)
+    page.get_by_role("button", name="Go back").click()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("button.node")).to_have_count(4)
+    expect(page.locator("#stop")).to_be_disabled()
+    assert here(page) == "chunk 3, turn right"
+    press(page, "ArrowLeft", 5)
+    assert here(page) == "chunk 4, turn left"
+    page.get_by_role("button", name="Leave").click()
+
+
+def test_the_memory_can_be_switched_off(page: Page, server: Served) -> None:
+    begin(page, server)
+    expect(page.locator("#kind option")).to_have_text(["temporal LoRA", "off"])
+    press(page, "ArrowUp", 2)
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.get_by_label("Second panel").select_option("off")
+    expect(page.get_by_label("Second panel")).to_have_value("fast")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_label("Second panel").select_option("off")
+    expect(page.locator("button.node")).to_have_count(1)
+    expect(page.locator('[data-row="memory"]')).to_be_hidden()
+    press(page, "ArrowUp", 2)
+    page.get_by_role("button", name="Hold to compare").click()
+    assert last_frame(page, "held", 1) == last_frame(page, "none", 1)
+    expect(page.get_by_role("link", name="Save memory")).to_be_hidden()
     page.get_by_role("button", name="Leave").click()
 
 

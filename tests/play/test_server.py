@@ -86,6 +86,10 @@ def test_a_visitor_drives_forks_saves_and_reaches_the_limit(visitor, world, tmp_
         ("/remove", {"node": 0}, 400, "the start cannot be removed"),
         ("/begin", {"start": 2}, 400, "there is no start 2; there are 2"),
         ("/begin", {}, 400, "start is None"),
+        ("/begin", {"start": 0, "memory": "temp_lora"}, 400, "this model has fast, none"),
+        ("/begin", {"start": 0, "memory": ["fast"]}, 400, "there is no memory"),
+        ("/show", {"node": 0}, 400, "the way out of this start has 0 chunks"),
+        ("/show", {"node": 7}, 404, "there is no chunk 7"),
     ],
 )
 def test_wrong_requests_are_refused_in_one_line(visitor, path, body, status, said):
@@ -199,6 +203,16 @@ def test_who_goes_in_the_middle_finds_the_truth_and_harms_nobody(visitor, server
     state = next(e for e in visitor.events() if e["kind"] == "state" and e["job"] is None)
     assert state["nodes"][1]["action"] in ("turn left", "turn right")
     other.post("/leave")
+
+
+def test_a_visit_without_memory_has_one_panel_and_no_memory_to_save(visitor, tmp_path):
+    assert visitor.post("/begin", start=1, memory="none").json["rows"] == ["none"]
+    state = visitor.drive("turn left")
+    assert list(state["nodes"][1]["seconds"]) == ["none"] and "loss" not in state["nodes"][1]
+    for path in ("/frames/1/fast.png", "/memory/1.safetensors"):
+        assert visitor.ask("GET", path).status == 404
+    clip = visitor.ask("GET", "/video/1.mp4").body
+    assert num_frames(clip, tmp_path / "v.mp4")[0] == 3 + 2
 
 
 def test_pages_of_one_visit_are_counted(visitor):

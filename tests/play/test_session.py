@@ -11,13 +11,14 @@ from sfv.generation.rollout import Request
 from sfv.generation.settings import rollout_of, settings_from
 from sfv.play.actions import Actions
 from sfv.play.player import Stopped, from_strip, to_strip
-from sfv.play.session import ROWS, NoRoom, UnknownNode, Visit
+from sfv.play.session import NoRoom, UnknownNode, Visit
 from tests.play.conftest import SETTINGS
 
+ROWS = ("none", "fast")
 
-def begin(player, start):
-    picture = player.strip(start.latents)
-    return Visit(0, player.begin(start.name, start.latents, picture), 9)
+
+def begin(player, start, memory="fast"):
+    return Visit(start, player.begin(start, player.strip(start.latents), memory), 9)
 
 
 def drive(player, visit, *actions, watch=lambda progress: None):
@@ -32,7 +33,8 @@ def drive(player, visit, *actions, watch=lambda progress: None):
 def assert_equal(a, b):
     """Two chunks are the same to the last bit: frames, pictures, Θ, optimiser, what the guard watches."""
     a, b = a.made, b.made
-    for row in ROWS:
+    assert a.latents.keys() == b.latents.keys()
+    for row in a.latents:
         assert torch.equal(a.latents[row], b.latents[row]) and a.strips[row] == b.strips[row]
     assert a.memory.header == b.memory.header
     for ours, theirs in ((a.memory.weights, b.memory.weights), (a.memory.extras, b.memory.extras)):
@@ -83,7 +85,7 @@ def test_a_saved_memory_goes_on_as_the_page_does(walk, world, tmp_path):
     """What is downloaded at chunk 2 holds all that chunk 3 needs."""
     save_memory(tmp_path / "m.memory.safetensors", walk.node(2).made.memory)
     stored = load_memory(tmp_path / "m.memory.safetensors", world.fingerprint())
-    settings = settings_from(stored.header.settings, "it")
+    settings = settings_from(stored.header.settings, stored.header.kind, "it")
     assert asdict(settings) == asdict(SETTINGS) and stored.header.num_chunks == 2
     with rollout_of(_copy(world), "fast", settings) as other:
         memory = other.learner.restore(stored)
@@ -148,7 +150,7 @@ def test_a_strip_holds_its_frames():
 
 
 def test_a_visit_holds_no_more_than_it_may(walk):
-    visit = Visit(0, walk.node(0).made, 2)
+    visit = Visit(walk.start, walk.node(0).made, 2)
     visit.add(0, walk.node(1).made)
     visit.add(1, walk.node(2).made)
     with pytest.raises(NoRoom, match="holds 2 chunks, the most it may: remove a future"):
@@ -159,7 +161,7 @@ def test_a_visit_holds_no_more_than_it_may(walk):
 
 
 def test_removing_takes_all_that_follows_and_nothing_else(walk):
-    visit = Visit(0, walk.node(0).made, 9)
+    visit = Visit(walk.start, walk.node(0).made, 9)
     for parent in (0, 1, 2, 1, 4):
         visit.here = parent
         visit.add(parent, walk.node(1).made)
@@ -174,7 +176,7 @@ def test_removing_takes_all_that_follows_and_nothing_else(walk):
 
 
 def test_who_has_gone_elsewhere_is_not_moved_by_a_finished_chunk(walk):
-    visit = Visit(0, walk.node(0).made, 9)
+    visit = Visit(walk.start, walk.node(0).made, 9)
     visit.add(0, walk.node(1).made)
     visit.add(0, walk.node(1).made)
     assert visit.here == 1
