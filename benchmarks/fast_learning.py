@@ -124,7 +124,7 @@ class Stock:
         named = world.denoiser.named_parameters()
         self.theta = {n.replace(".memory.", "."): p for n, p in named if ".lora_" in n}
         sampler = setting.sampler
-        self.scheduler = make_scheduler(SCHEDULE, sampler.name, sampler.num_inference_steps)
+        self.scheduler = make_scheduler(SCHEDULE, sampler.name, sampler.steps(SCHEDULE))
 
     def videos(self, num: int) -> list[Tensor]:
         """One episode after the other."""

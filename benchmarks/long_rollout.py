@@ -17,6 +17,7 @@ from benchmarks.cpu_unet import SCHEDULE, pair
 from benchmarks.fast_learning import ACTION, DEMO, RANK, SEED, starts, world_of
 from benchmarks.side_by_side import arguments, machine
 from sfv.fast.learner import FastLearner, FastSettings
+from sfv.fast.memory import Memory
 from sfv.fast.temporal_lora import TemporalLoRA
 from sfv.files import write_json
 from sfv.generation.rollout import Request, Rollout
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             gc.collect()
             seconds.append(chunk.seconds)
             megabytes.append(resident_megabytes())
-            assert chunk.learned is not None and chunk.memory is not None
+            assert chunk.learned is not None and isinstance(chunk.memory, Memory)
             assert chunk.memory.theta.dtype == torch.float32
             drift.append(chunk.learned.drift)
     fifth = max(1, num // 5)

@@ -29,12 +29,10 @@ from sfv.evaluation.return_walks import (
     Whose,
     learn_ways_out,
     lent,
-    partner,
     request_back,
     trip_of,
 )
-from sfv.fast.learner import FastLearner
-from sfv.fast.memory import Memory
+from sfv.fast.protocol import EpisodeMemory, MemoryLearner
 from sfv.fast.settings import FastSettings, LoRASettings
 from sfv.files import claimed, read_json, write_bytes, write_json
 from sfv.generation.episodes import TrueEpisode, load_episodes
@@ -143,7 +141,7 @@ class WaysOut:
     """
 
     key: tuple[FastSettings, LoRASettings, int]
-    memories: list[Memory]
+    memories: list[EpisodeMemory]
     undone: list[int]
     seconds: float
 
@@ -213,9 +211,14 @@ class Bench:
     def measure(self, variant: Variant, seed: int) -> Scores:
         """Learn each way out, generate each way back, score it: one number a walk."""
         settings = GenerationSettings(
-            self.sampler, variant.lora, variant.fast, self.precision, seed, self.videos_at_once
+            sampler=self.sampler,
+            lora=variant.lora,
+            fast=variant.fast,
+            precision=self.precision,
+            seed=seed,
+            videos_at_once=self.videos_at_once,
         )
-        with rollout_of(self.world, "fast", settings) as rollout:
+        with rollout_of(self.world, "temp_lora", settings) as rollout:
             learner = rollout.learner
             assert learner is not None
             out = self._learn(learner, variant)
@@ -225,7 +228,7 @@ class Bench:
             "seconds": [out.seconds] * len(self.walks),
         }
 
-    def _learn(self, learner: FastLearner, variant: Variant) -> WaysOut:
+    def _learn(self, learner: MemoryLearner, variant: Variant) -> WaysOut:
         """Learn every way out from its true chunks, unless the row before did just that."""
         fast = replace(variant.fast, own_chunks=True)  # a way out has no others than true ones
         key = (fast, variant.lora, learner.seed)
@@ -237,18 +240,17 @@ class Bench:
         return self.newest[0]
 
     def _go_back(
-        self, rollout: Rollout, learner: FastLearner, memories: Sequence[Memory], whose: Whose
+        self,
+        rollout: Rollout,
+        learner: MemoryLearner,
+        memories: Sequence[EpisodeMemory],
+        whose: Whose,
     ) -> list[Tensor]:
         """The generated chunks of every way back, decoded."""
-        trips, metas = self._trips(), [walk.meta for walk in self.walks]
+        lent_ones = lent(learner, [walk.meta for walk in self.walks], memories, whose)
         requests = [
-            request_back(
-                trip,
-                self.world.num_context,
-                lent(learner, trip, memories[partner(metas, i, whose)]),
-                self.num_back,
-            )
-            for i, trip in enumerate(trips)
+            request_back(trip, self.world.num_context, memory, self.num_back)
+            for trip, memory in zip(self._trips(), lent_ones, strict=True)
         ]
         made = []
         for first in range(0, len(requests), self.videos_at_once):

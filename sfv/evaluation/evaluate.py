@@ -1,8 +1,8 @@
 """`sfv evaluate`: measure a world model on test episodes, with and without memory."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,41 @@ from sfv.evaluation.measures import (
     extra_curves,
     extra_scores,
 )
+from sfv.evaluation.score import Scorer
 from sfv.evaluation.videos import EpisodeVideos, generate, num_chunks
+from sfv.fast.settings import FastSettings
 from sfv.files import claimed, replacing_parts, write_bytes, write_json
 from sfv.generation.episodes import TrueEpisode, load_episodes, num_outbound
-from sfv.generation.settings import GenerationSettings, Row, rollout_of
-from sfv.metrics.protocol import MetricValue, paired_differences, report_json
+from sfv.generation.settings import GenerationSettings, Row, memory_of, rollout_of
+from sfv.metrics.gap import gap_closed
+from sfv.metrics.protocol import MetricValue, paired_differences, report_json, row_json
 from sfv.metrics.protocol import Row as ReportRow
-from sfv.metrics.suite import WAY_OUT, score_long, score_next_chunk
 from sfv.models.device import AUTO
 from sfv.models.world_model import WorldModel
 from sfv.report.figure import filmstrip
 from sfv.report.html import VideoPanel, write_report
 from sfv.report.table import format_table
-from sfv.report.tensorboard import add_video, log_curves, log_hparams, log_row, open_logger
+from sfv.report.tensorboard import add_video, log_curves, log_hparams, log_report, open_logger
 from sfv.report.video import encode_mp4, side_by_side, to_frames
 
 MARKER = "report.json"
 BY_LAYER = "fast/drift by layer"
+_LEARNED = ("fast/loss", "fast/gain", "fast/drift")
+_WRITTEN = ("memory/error", "memory/gain", "memory/size")
+"""Curves of a Θ, and of an addressed memory: its error on a chunk before writing, the drop of it, ‖W‖."""
 MOST_LAYERS = 4  # in the report; TensorBoard gets all
-LABELS: dict[Row, str] = {"none": "without memory", "fast": "with memory"}
+LABELS: dict[Row, str] = {
+    "none": "without memory",
+    "temp_lora": "temporal LoRA",
+    "fast": "with memory",
+}
+COMPARED: tuple[tuple[Row, Row], ...] = (
+    ("fast", "none"),
+    ("temp_lora", "none"),
+    ("fast", "temp_lora"),
+)
+SETTINGS = GenerationSettings(fast=FastSettings(reset_after=3))
+"""Defaults of an evaluation: a Θ that only does harm is given up."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +65,8 @@ def evaluate(
     episodes: Path,
     out: Path,
     num_episodes: int | None = None,
-    rows: Row | list[Row] = ["none", "fast"],  # noqa: B006 (read only)
-    generation: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+    rows: Row | list[Row] | None = None,
+    generation: GenerationSettings = SETTINGS,
     extra: ExtraMeasures = ExtraMeasures(),  # noqa: B008 (frozen)
     device: str = AUTO,
 ) -> None:
@@ -59,7 +75,8 @@ def evaluate(
     Each episode is rolled out twice. With its truth shown: every chunk is generated from its true
     context (PSNR, SSIM, LPIPS, FVD); in a there-and-back walk only the way out is shown, and the
     generated way back is compared with the truth. Then as a long video of which only the first chunk
-    is true (scene cuts, scene return, motion). The folder --out gets report.json, report.html, videos/
+    is true (scene cuts, scene return, motion). Beside the rows stands what the truth scores, and what it
+    scores through the codec and back. The folder --out gets report.json, report.html, videos/
     and TensorBoard logs. `sfv evaluate --benchmark NAME --help` tells the options of a benchmark.
 
     Args:
@@ -67,8 +84,9 @@ def evaluate(
         episodes: folder of test episodes in shards, as video.
         out: folder to write; must be new or empty.
         num_episodes: how many episodes; null takes all.
-        rows: `none` generates without memory, `fast` with fast learning; one or a list.
-        generation: sampler, fast learning and precision.
+        rows: `none` generates without memory, `fast` with the model's own, `temp_lora` with the temporal
+            LoRA; one or a list. null takes none and fast, and temp_lora where that is another memory.
+        generation: sampler, memories and precision.
         extra: curves, and what costs more: a second detector of cuts, memory probes, action following.
         device: `auto` takes the GPU where there is one; or `cpu`, `cuda`, `cuda:1`, `mps`.
     """
@@ -79,12 +97,17 @@ def evaluate(
             )
         world = WorldModel.load(model, device)
         true = load_episodes(episodes, world, num_episodes)
-        chosen: Sequence[Row] = [rows] if isinstance(rows, str) else rows
+        chosen = [rows] if isinstance(rows, str) else rows or default_rows(world)
         measured = measure(world, true, chosen, generation, extra)
         with replacing_parts(out, MARKER) as part:
             write_outputs(part, true, measured, f"World model {model}")
     print(format_table(measured.report))
     print(f"report: {out / 'report.html'}\nlogs:   tensorboard --logdir {out}")
+
+
+def default_rows(world: WorldModel) -> list[Row]:
+    """Without memory and with the model's own; with the temporal LoRA where that is another one."""
+    return ["none", "fast"] if world.address is None else ["none", "temp_lora", "fast"]
 
 
 def measure(
@@ -95,7 +118,7 @@ def measure(
     extra: ExtraMeasures = ExtraMeasures(),  # noqa: B008 (frozen)
 ) -> Measured:
     """Generate and score every row; the same episodes, actions and sampling noise for all rows."""
-    check_measurable(world, episodes, extra)
+    check_measurable(world, episodes, extra, rows)
     videos: dict[Row, list[EpisodeVideos]] = {}
     with tqdm(total=len(rows) * num_chunks(episodes), desc="generate", unit="chunk") as bar:
         for row in rows:
@@ -104,7 +127,8 @@ def measure(
                 videos[row] = generate(
                     rollout, episodes, generation.videos_at_once, lambda _: bar.update()
                 )
-    scores = {row: score_row(episodes, videos[row], world, generation.seed) for row in rows}
+    scorer = Scorer(world, episodes, generation.seed)
+    scores = {row: scorer.row(videos[row]) for row in rows}
     for row, more in extra_scores(world, episodes, videos, generation, extra).items():
         scores[row] |= more
     report = report_json(
@@ -116,9 +140,12 @@ def measure(
             **asdict(generation),
         },
     )
-    both = [("fast", "none")] if {"fast", "none"} <= scores.keys() else []
+    truth = scorer.truth()
+    report["truth"] = row_json(ReportRow(len(episodes), truth))
+    both = [pair for pair in COMPARED if set(pair) <= scores.keys()]
     by_name: dict[str, dict[str, MetricValue]] = {row: scores[row] for row in rows}
     report["differences"] = paired_differences(by_name, both)
+    report["gap_closed"] = gap_closed(by_name, truth)
     report["curves"] = curves(videos)
     if extra.curves:
         found = extra_curves(world, episodes, videos, generation.seed)
@@ -128,104 +155,37 @@ def measure(
         }
         report["curves"] |= drawn(found)
     report["undone"] = {row: sum(v.num_undone for v in made) for row, made in videos.items()}
+    is_guarded = generation.fast.guard is not None
+    report["learned"] = {
+        row: sum(v.num_learned for v in made)
+        for row, made in videos.items()
+        if is_guarded and memory_of(world, row) == "temp_lora"
+    }
     return Measured(report, videos)
 
 
-def score_row(
-    episodes: Sequence[TrueEpisode],
-    videos: Sequence[EpisodeVideos],
-    world: WorldModel,
-    seed: int,
-) -> dict[str, MetricValue]:
-    """All metrics of one row."""
-    first = [episode.meta.actions[0].stop for episode in episodes]
-    fps, chunk = episodes[0].meta.fps, world.num_generated
-    truth = [episode.video for episode in episodes]
-    with tqdm(desc="measure", unit="video", leave=False) as bar:
-
-        def progress(what: str, done: int, total: int) -> None:
-            bar.set_description(f"measure {what}")
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        scores = score_next_chunk(
-            [
-                video[n : n + len(made.next_chunk)]
-                for video, n, made in zip(truth, first, videos, strict=True)
-            ],
-            [made.next_chunk for made in videos],
-            seed=seed,
-            progress=progress,
-        )
-        scores |= score_long(
-            [made.long for made in videos],
-            [episode.meta.revisits for episode in episodes],
-            chunk_frames=chunk,
-            fps=fps,
-            reference=truth,
-            seed=seed,
-            progress=progress,
-        )
-        scores |= _score_return(episodes, videos, chunk, fps, seed)
-    return scores
-
-
-def _score_return(
-    episodes: Sequence[TrueEpisode],
-    videos: Sequence[EpisodeVideos],
-    chunk: int,
-    fps: float,
-    seed: int,
-) -> dict[str, MetricValue]:
-    """The way back after the true way out: likeness to the truth and to the first visits."""
-    made = [
-        (episode, video.returned)
-        for episode, video in zip(episodes, videos, strict=True)
-        if video.returned is not None
-    ]
-    if not made:
-        return {}
-    scores = score_long(
-        [video for _, video in made],
-        [episode.meta.revisits for episode, _ in made],
-        chunk_frames=chunk,
-        fps=fps,
-        reference=[episode.video for episode, _ in made],
-        context=WAY_OUT,
-        seed=seed,
-    )
-    named = {"return_psnr": "return_psnr", "return_lpips": "return_lpips", "src": "return_src"}
-    return {
-        ours: replace(
-            scores[theirs],
-            passport=replace(scores[theirs].passport, metric=ours, protocol="return"),
-        )
-        for theirs, ours in named.items()
-    }
-
-
-def curves(videos: dict[Row, list[EpisodeVideos]]) -> dict[str, dict[str, list[float]]]:
-    """What fast learning did at each chunk of the first long rollout, where measured."""
-    made = videos["fast"][0] if videos.get("fast") else None
-    if made is None:
-        return {}
-    found = {"fast/loss": made.losses, "fast/gain": made.gains, "fast/drift": made.drifts}
-    drawn = {
-        name: {"fast": values}
-        for name, values in found.items()
-        if values and all(map(math.isfinite, values))
-    }
-    layers = [(name, norms) for name, norms in layer_drifts(made).items() if norms[-1] > 0]
+def curves(videos: Mapping[Row, Sequence[EpisodeVideos]]) -> dict[str, dict[str, list[float]]]:
+    """What learning did at each chunk of the first long rollout of each row, where measured."""
+    drawn: dict[str, dict[str, list[float]]] = {}
+    for row, of_row in videos.items():
+        made = of_row[0]
+        names = _LEARNED if any(made.layers) else _WRITTEN
+        for name, values in zip(names, (made.losses, made.gains, made.drifts), strict=True):
+            if values and all(map(math.isfinite, values)):
+                drawn.setdefault(name, {})[row] = values
+    layers = [(name, norms) for name, norms in layer_drifts(videos).items() if norms[-1] > 0]
     if layers:
         largest = sorted(layers, key=lambda layer: -layer[1][-1])[:MOST_LAYERS]
         drawn[BY_LAYER] = dict(largest)
     return drawn
 
 
-def layer_drifts(made: EpisodeVideos) -> dict[str, list[float]]:
-    """‖ΔW‖ of each adapted layer after each chunk."""
-    names = made.layers[-1] if made.layers else {}
-    return {name: [norms[name] for norms in made.layers] for name in names}
+def layer_drifts(videos: Mapping[Row, Sequence[EpisodeVideos]]) -> dict[str, list[float]]:
+    """‖ΔW‖ of each layer that Θ adapts after each chunk; of the newest row that has a Θ."""
+    having = [of_row[0].layers for of_row in videos.values() if any(of_row[0].layers)]
+    layers = having[-1] if having else []
+    names = layers[-1] if layers else {}
+    return {name: [norms[name] for norms in layers] for name in names}
 
 
 def write_outputs(
@@ -244,11 +204,8 @@ def write_outputs(
         add_video(logger, f"long/{episode.meta.id}", shown, 0, episode.meta.fps)
         clip = encode_mp4(shown, episode.meta.fps, upscale=2)
         write_bytes(out / "videos" / f"{episode.meta.id}.mp4", clip)
-    for row, content in measured.report["rows"].items():
-        log_row(logger, row, content["metrics"])
-    fast = measured.videos.get("fast")
-    by_layer = {BY_LAYER: layer_drifts(fast[0])} if fast else {}
-    log_curves(logger, measured.report["curves"] | by_layer)
+    log_report(logger, measured.report)
+    log_curves(logger, measured.report["curves"] | {BY_LAYER: layer_drifts(measured.videos)})
     headline = {
         f"{name}/{row}": cell["value"]
         for row, content in measured.report["rows"].items()
@@ -261,9 +218,6 @@ def write_outputs(
     last = min(len(frames) for frames in panels[0].frames.values()) - 1
     strip = filmstrip(panels[0].frames, _strip_frames(turn, last), 2)
     write_bytes(out / "filmstrip.png", strip)
-    undone = {row: num for row, num in measured.report["undone"].items() if num}
-    if undone:
-        notes = [*notes, f"The guard took back what was learned from a chunk, by row: {undone}."]
     write_report(out / "report.html", measured.report, panels, title, notes)
     write_json(out / MARKER, measured.report)
 

@@ -1,6 +1,6 @@
 """What an evaluation measures beside its standard metrics: curves, probes, action following."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import torch
 from sfv.evaluation.probe import ProbedEpisode, learn_episode, probe_memories
 from sfv.evaluation.swap import make_swaps
 from sfv.evaluation.videos import EpisodeVideos, num_predicted
+from sfv.fast.learner import FastLearner
 from sfv.generation.episodes import TrueEpisode, num_outbound
-from sfv.generation.settings import GenerationSettings, Row, rollout_of
+from sfv.generation.settings import GenerationSettings, Row, memory_of, rollout_of
 from sfv.metrics.curves import Bin, Curve
 from sfv.metrics.protocol import MetricValue, Passport, mean_value
 from sfv.metrics.suite import (
@@ -35,7 +36,8 @@ class ExtraMeasures:
         curves: recall by revisit gap and drift over length, of the long videos.
         transnet: count scene cuts a second time, by TransNetV2.
         probe_draws: noise levels a chunk of the memory probe, in which Θ learns each true episode and is
-            tried on its frames and on another's; 0 leaves it out. It needs two episodes.
+            tried on its frames and on another's; 0 leaves it out. It needs two episodes, and is for the
+            temporal LoRA alone: an addressed memory has no Θ.
         inverse_dynamics: model folder of `sfv fit inverse_dynamics`; null leaves action following out.
         swaps: chunks an episode of the swap test, each made twice; 0 leaves it out. It needs
             `inverse_dynamics`.
@@ -60,13 +62,16 @@ class ExtraMeasures:
 
 
 def check_measurable(
-    world: WorldModel, episodes: Sequence[TrueEpisode], extra: ExtraMeasures
+    world: WorldModel,
+    episodes: Sequence[TrueEpisode],
+    extra: ExtraMeasures,
+    rows: Sequence[Row],
 ) -> None:
     """Find what would stop the measuring before anything is generated, which may take hours.
 
     Raises:
-        ValueError: the episodes are too few or too short for a measure, or have actions that the inverse
-            model does not read.
+        ValueError: the episodes are too few or too short for a measure, have actions that the inverse model
+            does not read, or no row has what it measures.
         WeightsMissing: a network that measures is not installed.
         FileNotFoundError: there is no inverse dynamics model where `extra` says.
     """
@@ -87,6 +92,16 @@ def check_measurable(
         raise ValueError(
             f"{len(episodes)} episode; a memory probe compares with another one: give at least two"
         )
+    if extra.probe_draws and probed_row(world, rows) is None:
+        raise ValueError(
+            f"a memory probe is for the temporal LoRA, and none of the rows {list(rows)} has one; add the "
+            "row temp_lora, or set extra.probe_draws to 0"
+        )
+
+
+def probed_row(world: WorldModel, rows: Iterable[Row]) -> Row | None:
+    """The row whose temporal LoRA is probed; an addressed memory has no denoising loss of its own."""
+    return next((row for row in rows if memory_of(world, row) == "temp_lora"), None)
 
 
 def extra_scores(
@@ -111,8 +126,9 @@ def extra_scores(
             with rollout_of(world, "none", generation) as rollout:
                 swaps = make_swaps(rollout, episodes, extra.swaps)
             found["none"] |= score_swaps(swaps, reader, seed=seed)
-    if extra.probe_draws and "fast" in videos:
-        found["fast"] |= probe(world, episodes, generation, extra.probe_draws)
+    probed = probed_row(world, videos) if extra.probe_draws else None
+    if probed is not None:
+        found[probed] |= probe(world, episodes, generation, extra.probe_draws)
     return found
 
 
@@ -164,10 +180,11 @@ def probe(
     `memory_gain_other`: the same on another episode's frames; `memory_held`: their difference.
     """
     probed = [_probed(episode, world) for episode in episodes]
-    with rollout_of(world, "fast", generation) as rollout:
-        assert rollout.learner is not None
-        memories = [learn_episode(rollout.learner, episode) for episode in probed]
-        losses = probe_memories(rollout.learner, memories, probed, num_draws)
+    with rollout_of(world, "temp_lora", generation) as rollout:
+        learner = rollout.learner
+        assert isinstance(learner, FastLearner)
+        memories = [learn_episode(learner, episode) for episode in probed]
+        losses = probe_memories(learner, memories, probed, num_draws)
     base = Passport(
         "",
         "next_chunk",

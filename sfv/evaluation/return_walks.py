@@ -6,15 +6,15 @@ way back is generated, with the walk's own memory or, as a control, with that of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from sfv import rng
 from sfv.data.schema import EpisodeMeta
-from sfv.fast.learner import FastLearner
-from sfv.fast.memory import Memory
+from sfv.fast.protocol import EpisodeMemory, MemoryLearner
 from sfv.generation.episodes import TrueEpisode, num_outbound
 from sfv.generation.rollout import Request
 
@@ -51,6 +51,17 @@ class Trip:
         action = self.episode.meta.actions[chunk + 1]
         return self.episode.latents[:, :, action.start - num_context : action.stop]
 
+    def first_context(self, num_context: int) -> Tensor:
+        """The newest true frames before the first chunk to make, `1 c t h w`."""
+        first = self.episode.meta.actions[0].stop
+        return self.episode.latents[:, :, first - num_context : first]
+
+    def poses(self, chunk: int) -> Float64[Tensor, "n 4"] | None:
+        """Recorded poses of a chunk, counted as `pair` does, with that of the frame before."""
+        action = self.episode.meta.actions[chunk + 1]
+        found = self.episode.poses_after(action.start)
+        return None if found is None else found[: action.stop - action.start + 1]
+
 
 def trip_of(episode: TrueEpisode) -> Trip:
     """A walk with revisits, whose way back begins where a place comes again for the first time."""
@@ -60,8 +71,8 @@ def trip_of(episode: TrueEpisode) -> Trip:
 
 
 def learn_ways_out(
-    learner: FastLearner, trips: Sequence[Trip], at_once: int, order: Order = "walked"
-) -> tuple[list[Memory], list[int]]:
+    learner: MemoryLearner, trips: Sequence[Trip], at_once: int, order: Order = "walked"
+) -> tuple[list[EpisodeMemory], list[int]]:
     """Learn every way out from its true chunks.
 
     Args:
@@ -73,7 +84,8 @@ def learn_ways_out(
     Returns:
         a memory a walk, and how many of its chunks the guard took back.
     """
-    memories = [learner.fresh(trip.episode.meta.id) for trip in trips]
+    num = learner.num_context
+    memories = [learner.fresh(trip.episode.meta.id, trip.first_context(num)) for trip in trips]
     undone = [0] * len(trips)
     orders = [_order(trip, order, learner.seed) for trip in trips]
     for first in range(0, len(trips), at_once):
@@ -81,12 +93,13 @@ def learn_ways_out(
         for place in range(max(trips[i].num_out for i in batch)):
             going = [i for i in batch if place < trips[i].num_out]
             chunks = [orders[i][place] for i in going]
-            pairs = [
-                trips[i].pair(c, learner.num_context) for i, c in zip(going, chunks, strict=True)
-            ]
-            actions = [trips[i].episode.actions[c] for i, c in zip(going, chunks, strict=True)]
+            places = list(zip(going, chunks, strict=True))
             reports = learner.learn(
-                [memories[i] for i in going], torch.cat(pairs), actions, learner.num_context
+                [memories[i] for i in going],
+                torch.cat([trips[i].pair(chunk, num) for i, chunk in places]),
+                [trips[i].episode.actions[chunk] for i, chunk in places],
+                num,
+                [trips[i].poses(chunk) for i, chunk in places],
             )
             for i, report in zip(going, reports, strict=True):
                 undone[i] += report.undone
@@ -106,29 +119,49 @@ def _order(trip: Trip, order: Order, seed: int) -> list[int]:
 
 
 def request_back(
-    trip: Trip, num_context: int, memory: Memory | None = None, num_back: int | None = None
+    trip: Trip, num_context: int, memory: EpisodeMemory | None = None, num_back: int | None = None
 ) -> Request:
     """The way back of a walk, behind its true way out.
 
     Args:
         trip: the walk.
         num_context: f_p.
-        memory: Θ to go back with; None goes without.
+        memory: to go back with; None goes without.
         num_back: how many chunks; None takes the whole way.
     """
     last = None if num_back is None else trip.num_out + num_back
     start = trip.episode.latents[:, :, trip.turn - num_context : trip.turn]
     actions = trip.episode.actions[trip.num_out : last]
-    return Request(trip.episode.meta.id, start, actions, memory=memory, first_chunk=trip.num_out)
+    return Request(
+        trip.episode.meta.id,
+        start,
+        actions,
+        memory=memory,
+        first_chunk=trip.num_out,
+        poses=trip.episode.poses_after(trip.turn),
+    )
 
 
-def lent(learner: FastLearner, trip: Trip, memory: Memory) -> Memory:
-    """A copy of a memory for a walk to go back with; the memory itself stays as it is."""
-    copy = learner.fresh(trip.episode.meta.id)
-    copy.theta.data.copy_(memory.theta)
-    copy.restore(memory.extras())
-    copy.num_chunks = trip.num_out  # the noise of a chunk is that of its place in this walk
-    return copy
+def lent(
+    learner: MemoryLearner, walks: Sequence[EpisodeMeta], memories: Sequence[Any], whose: Whose
+) -> list[EpisodeMemory]:
+    """A copy of a memory for each walk to go back with; the memories themselves stay as they are.
+
+    A copy stands at the end of its walk's own way out: noise and pose are those of that place.
+
+    Args:
+        learner: made the memories.
+        walks: all of them.
+        memories: what each walk has learned on its way out.
+        whose: which of these it goes back with.
+
+    Raises:
+        ValueError: a walk finds none.
+    """
+    return [
+        learner.lend(memories[partner(walks, i, whose)], memory)
+        for i, memory in enumerate(memories)
+    ]
 
 
 def partner(walks: Sequence[EpisodeMeta], i: int, whose: Whose) -> int:

@@ -25,6 +25,7 @@ class EpisodeVideos:
         gains: `fast/gain` of each chunk of the long rollout.
         drifts: `fast/drift` of each chunk of the long rollout.
         num_undone: chunks of both rollouts whose learning the guard took back.
+        num_learned: chunks of both rollouts that were learned or written.
         layers: ‖ΔW‖ of each adapted layer after each chunk of the long rollout.
     """
 
@@ -35,6 +36,7 @@ class EpisodeVideos:
     gains: list[float]
     drifts: list[float] = field(default_factory=list)
     num_undone: int = 0
+    num_learned: int = 0
     layers: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -97,9 +99,9 @@ def _videos(
     returned = None
     if num_outbound(episode.meta) is not None:
         back = torch.cat([chunk.generated for chunk in guided[num_shown:]], dim=2)
-        way_out = episode.video[: start.shape[2] + shown.shape[2]]
-        returned = torch.cat([way_out, model.decode(back)[0]])
+        returned = _returned(model, episode, back)
     learned = [chunk.learned for chunk in long if chunk.learned is not None]
+    reports = [chunk.learned for chunk in (*guided, *long) if chunk.learned is not None]
     return EpisodeVideos(
         next_chunk=model.decode(predicted)[0],
         returned=returned,
@@ -107,11 +109,34 @@ def _videos(
         losses=[report.loss for report in learned],
         gains=[report.gain for report in learned],
         drifts=[report.drift for report in learned],
-        num_undone=sum(
-            chunk.learned is not None and chunk.learned.undone for chunk in (*guided, *long)
-        ),
+        num_undone=sum(report.undone for report in reports),
+        num_learned=len(reports),
         layers=[report.layers for report in learned],
     )
+
+
+def decoded_truth(model: WorldModel, episode: TrueEpisode) -> EpisodeVideos:
+    """The videos of a model that makes the true latents: the best that any can do with this codec."""
+    start, shown = _given(model, episode)
+    turn = start.shape[2] + shown.shape[2]
+    whole = episode.latents[:, :, : episode.meta.actions[-1].stop]
+    has_return = num_outbound(episode.meta) is not None
+    return EpisodeVideos(
+        next_chunk=model.decode(shown)[0],
+        returned=_returned(model, episode, whole[:, :, turn:]) if has_return else None,
+        long=model.decode(whole)[0],
+        losses=[],
+        gains=[],
+    )
+
+
+def _returned(
+    model: WorldModel, episode: TrueEpisode, back: Float[Tensor, "1 c t h w"]
+) -> Float[Tensor, "t2 3 height width"]:
+    """The true way out, and a way back."""
+    decoded = model.decode(back)[0]
+    turn = episode.meta.actions[-1].stop - len(decoded)
+    return torch.cat([episode.video[:turn], decoded])
 
 
 def num_chunks(episodes: Sequence[TrueEpisode]) -> int:

@@ -300,6 +300,11 @@ class AddressedLearner:
             None if context is None else context.to(device),
         )
 
+    def lend(self, memory: AddressedMemory, to: AddressedMemory) -> AddressedMemory:
+        """A copy of what a memory holds, read where another episode stands; see `MemoryLearner.lend`."""
+        pose, count = to.pose.clone(), to.num_chunks  # writing makes a new state
+        return AddressedMemory(to.episode, memory.state, memory.shape, pose, count, memory.context)
+
     def num_bytes(self) -> int:
         """Bytes of one memory of 8 x 8 cells; it never grows."""
         size = self.address.key_size

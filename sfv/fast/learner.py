@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,28 +23,13 @@ from sfv.diffusion.objective import draw_timesteps, masked_conditional_loss
 from sfv.diffusion.schedule import NoiseSchedule
 from sfv.fast.guard import Outcome, did_harm
 from sfv.fast.history import every_other_backward, remember, replayed
-from sfv.fast.memory import FirstPair, Memory, make_optimizer
+from sfv.fast.memory import Exam, FirstPair, Memory, make_optimizer
 from sfv.fast.memory_file import MemoryOrigin, StoredMemory, require_lora, store
 from sfv.fast.modes import autocast, frozen
 from sfv.fast.protocol import FastReport as FastReport
 from sfv.fast.settings import RULES
 from sfv.fast.settings import FastSettings as FastSettings
 from sfv.types import FastWeights, Precision
-
-
-@dataclass(frozen=True)
-class Exam:
-    """One pair of each episode to learn or to be measured on.
-
-    Args:
-        pairs: context and generated latents, joined in time.
-        actions: one an episode.
-        chunk_idx: the pairs' places in their episodes, which name their noise.
-    """
-
-    pairs: Float[Tensor, "e c t h w"]
-    actions: list[str]
-    chunk_idx: list[int]
 
 
 class FastLearner:
@@ -101,9 +86,7 @@ class FastLearner:
             episode: names the episode's random streams.
             context: unused; Θ learns pairs.
         """
-        draws = rng.stream(self.seed, "theta0", episode)
-        theta = self.weights.fresh(draws) if self.start is None else self.start
-        return self._memory(episode, theta, 0)
+        return self._memory(episode, self._theta_0(episode), 0)
 
     def acting(
         self, memories: Sequence[Memory], actions: Sequence[str] = (), poses: object = None
@@ -149,6 +132,12 @@ class FastLearner:
         memory = self._memory(header.episode, theta, header.num_chunks)
         memory.restore(stored.extras)
         return memory
+
+    def lend(self, memory: Memory, to: Memory) -> Memory:
+        """A copy of what a memory has learned, for the episode of another and its place in it."""
+        copy = self._memory(to.episode, memory.theta, to.num_chunks)
+        copy.restore(memory.extras())
+        return copy
 
     def num_bytes(self) -> int:
         """Bytes of one memory: Θ, and the optimiser's state once it has learned."""
@@ -330,6 +319,8 @@ class FastLearner:
             undone = did_harm(outcome, settings.guard, settings.probe_draws > 0, finite)
         if undone:
             memory.put_back(*saved)
+        if settings.reset_after is not None and memory.is_stuck(undone, settings.reset_after):
+            memory.put_back(self._theta_0(memory.episode), {})
         if self.rule.replays:
             remember(memory, pair, settings.history, self.seed)
         memory.num_chunks += 1
@@ -391,6 +382,11 @@ class FastLearner:
             timesteps.append(draw_timesteps(num, self.schedule, generator, low, high))
             noise.append(torch.randn((num, *exam.pairs.shape[1:]), generator=generator))
         return torch.stack(noise).to(exam.pairs), torch.stack(timesteps).to(exam.pairs.device)
+
+    def _theta_0(self, episode: str) -> Float[Tensor, " p"]:
+        if self.start is not None:
+            return self.start
+        return self.weights.fresh(rng.stream(self.seed, "theta0", episode))
 
     def _memory(self, episode: str, theta: Tensor, num_chunks: int) -> Memory:
         with torch.inference_mode(False):  # tensors made in inference mode cannot be trained

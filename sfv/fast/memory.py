@@ -12,6 +12,21 @@ _OPTIMIZER = "optimizer."
 
 
 @dataclass(frozen=True)
+class Exam:
+    """One pair of each episode to learn or to be measured on.
+
+    Args:
+        pairs: context and generated latents, joined in time.
+        actions: one an episode.
+        chunk_idx: the pairs' places in their episodes, which name their noise.
+    """
+
+    pairs: Float[Tensor, "e c t h w"]
+    actions: list[str]
+    chunk_idx: list[int]
+
+
+@dataclass(frozen=True)
 class FirstPair:
     """The first pair that an episode learned, which the guard goes on watching.
 
@@ -40,6 +55,7 @@ class Memory:
         context: the newest frames, which the next chunk follows; None outside a rollout.
         history: earlier pairs, where the rule replays them.
         first: what the guard watches; None where it is not asked to.
+        undone_in_row: chunks that the guard undid one after another, up to now; see `is_stuck`.
     """
 
     episode: str
@@ -49,6 +65,7 @@ class Memory:
     context: Tensor | None = field(default=None, repr=False)
     history: list[Tensor] = field(default_factory=list, repr=False)
     first: FirstPair | None = field(default=None, repr=False)
+    undone_in_row: int = 0
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """A copy of what the optimiser has gathered; empty before the first step."""
@@ -63,6 +80,17 @@ class Memory:
         if optimizer_state:
             self.optimizer.state[self.theta] = dict(optimizer_state)
 
+    def is_stuck(self, undone: bool, limit: int) -> bool:
+        """Count a chunk; whether the guard has undone this many in a row, then the count begins anew.
+
+        Args:
+            undone: the guard undid it.
+            limit: `FastSettings.reset_after`.
+        """
+        count = self.undone_in_row + 1 if undone else 0
+        self.undone_in_row = count % limit
+        return count >= limit
+
     def extras(self) -> dict[str, Tensor]:
         """Everything beside Θ that going on needs, on the CPU."""
         found = {f"{_OPTIMIZER}{name}": value for name, value in self.optimizer_state().items()}
@@ -75,6 +103,8 @@ class Memory:
             )
             found["first.chunk_idx"] = torch.tensor(self.first.chunk_idx)
             found["first.loss"] = torch.tensor(self.first.loss, dtype=torch.float64)
+        if self.undone_in_row:
+            found["undone_in_row"] = torch.tensor(self.undone_in_row)
         if self.history:
             found["history"] = torch.cat(self.history)
         return {name: value.detach().to("cpu", copy=True) for name, value in found.items()}
@@ -92,6 +122,7 @@ class Memory:
         self.history = (
             list(torch.split(extras["history"].to(device), 1)) if "history" in extras else []
         )
+        self.undone_in_row = int(extras.get("undone_in_row", 0))
         if "first.latents" in extras:
             self.first = FirstPair(
                 extras["first.latents"].to(device),

@@ -49,12 +49,14 @@ _EXTRAS: dict[str, tuple[tuple[torch.dtype, ...], str]] = {
     "first.action": ((torch.uint8,), "characters"),
     "first.chunk_idx": ((torch.int64,), ""),
     "first.loss": ((torch.float64,), ""),
+    "undone_in_row": ((torch.int64,), ""),
 }
 """Types, and the sizes: equal letters are equal sizes; `p` is the number of Θ's weights."""
 
 _NUMBERS = {
     "optimizer.step": (0, 1e9),
     "first.chunk_idx": (0, LIMITS["num_chunks"][1]),
+    "undone_in_row": (1, LIMITS["num_chunks"][1]),
 }
 _ADDRESSED = {
     "weights": "1 D v",

@@ -140,6 +140,15 @@ class MemoryLearner(Protocol):
         """Take up a stored episode where it was left."""
         ...
 
+    def lend(self, memory: Any, to: Any) -> Any:
+        """A copy of what a memory has learned, for the episode of another and its place in it.
+
+        Args:
+            memory: stays as it is.
+            to: whose episode goes on with the copy; itself, for a copy to go on with.
+        """
+        ...
+
     def num_bytes(self) -> int:
         """Bytes of one memory."""
         ...

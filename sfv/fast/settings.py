@@ -78,6 +78,8 @@ class FastSettings:
             than this share: on the pair it learned, or on the episode's first pair against the loss
             before all learning. Losses that are no numbers undo it too, also where nothing is probed.
             None lets everything pass.
+        reset_after: where the guard undid this many chunks in a row, Θ goes back to Θ_0: what it had
+            learned before is worth nothing any more where no update improves on it. None: never.
         activation_checkpointing: the backward pass computes layers again instead of keeping what it needs:
             much less memory for one more forward pass a step; changes no number.
         own_chunks: learn also the chunks that the model made itself (Algorithm 1a). False learns only
@@ -95,6 +97,7 @@ class FastSettings:
     rule: UpdateRule = "pair"
     history: int = 16
     guard: float | None = 0.1
+    reset_after: int | None = None
     activation_checkpointing: bool = False
     own_chunks: bool = True
 
@@ -127,6 +130,10 @@ class FastSettings:
             raise ValueError(
                 f"fast learning got guard={self.guard}; allowed: 0 or more (0.1 lets a loss grow by "
                 "a tenth), or null for none"
+            )
+        if self.reset_after is not None and self.reset_after < 1:
+            raise ValueError(
+                f"fast learning got reset_after={self.reset_after}; allowed: 1 or more, or null for never"
             )
 
 

@@ -174,6 +174,10 @@ def comparable(a: MetricValue, b: MetricValue) -> None:
         )
 
 
+COMPANIONS = ("_ceiling", "_floor", "_unpaired")
+"""Endings of what stands beside a metric and is no score of a row."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """Mean of `b - a` over the episodes of both, with its interval."""
@@ -217,7 +221,7 @@ def paired_differences(
     found = []
     for row, against in pairs:
         for metric in scores[row].keys() & scores[against].keys():
-            if metric.endswith(("_ceiling", "_floor")) or not scores[row][metric].episodes:
+            if metric.endswith(COMPANIONS) or not scores[row][metric].episodes:
                 continue
             gap = paired_difference(scores[against][metric], scores[row][metric])
             if gap.low is not None and gap.high is not None:
@@ -233,9 +237,11 @@ def paired_differences(
 def report_json(rows: Mapping[str, Row], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `report.json`; values that are not finite become None (JSON has no NaN)."""
     return {
-        "rows": {
-            name: {"n": row.n, "metrics": {k: v.to_dict() for k, v in row.metrics.items()}}
-            for name, row in rows.items()
-        },
+        "rows": {name: row_json(row) for name, row in rows.items()},
         "settings": dict(settings),
     }
+
+
+def row_json(row: Row) -> dict[str, Any]:
+    """A row of `report.json`, or its `truth`."""
+    return {"n": row.n, "metrics": {name: value.to_dict() for name, value in row.metrics.items()}}

@@ -127,6 +127,36 @@ def score_true(
     return _ceilings(reference, revisits, chunk_frames, fps, features, base, progress or quiet)
 
 
+def score_return(
+    videos: Sequence[Tensor],
+    revisits: Sequence[Visits],
+    reference: Sequence[Tensor],
+    *,
+    frame_features: FrameFeatures | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, MetricValue]:
+    """The way back after the true way out, in `videos` whose first frames are the true ones.
+
+    `return_psnr`, `return_lpips`: revisiting frames against the true frames of the same moment.
+    `return_src`: against the first visits. The arguments are those of `score_long`.
+
+    Raises:
+        ValueError: lists, videos or revisits that do not fit.
+        WeightsMissing: the networks are not installed.
+    """
+    check_lists(videos, revisits, "videos", "lists of revisits")
+    check_lists(videos, reference, "videos", "reference videos")
+    for i, (video, pairs) in enumerate(zip(videos, revisits, strict=True)):
+        _checked(i, video, pairs)
+    true = [_cut(i, a, b) for i, (a, b) in enumerate(zip(videos, reference, strict=True))]
+    sha256, tell = videos_hash(true), progress or quiet
+    base = Passport("", "return", len(videos), reference_sha256=sha256, seed=seed, context=WAY_OUT)
+    features = frame_features or default_frame_features()
+    scores = _src("return_src", videos, revisits, revisits, features, base, tell)
+    return _return_scores(videos, true, revisits, base, tell) | scores
+
+
 def _ceilings(
     true: Sequence[Tensor],
     revisits: Sequence[Visits],
@@ -155,12 +185,13 @@ def _of_these(ceilings: Mapping[str, MetricValue], sha256: str) -> Mapping[str, 
     return ceilings
 
 
-def _checked(episode: int, video: Tensor, pairs: Visits, chunk_frames: int) -> None:
+def _checked(episode: int, video: Tensor, pairs: Visits, chunk_frames: int | None = None) -> None:
     try:
         check_video(video)
         if pairs:
             check_visits(pairs, len(video))
-        border_jump(video, chunk_frames)
+        if chunk_frames is not None:
+            border_jump(video, chunk_frames)
     except ValueError as error:
         raise ValueError(f"episode {episode}: {error}") from None
 

@@ -70,14 +70,32 @@ def score_next_chunk(
         ValueError: lists or videos that do not fit, values outside [0, 1], fewer than 2 clips.
         WeightsMissing: the networks are not installed.
     """
-    check_lists(real, generated, "real videos", "generated videos")
-    tell = progress or quiet
-    for i, (a, b) in enumerate(zip(real, generated, strict=True)):
-        _checked(i, a, b)
+    scores = score_frames(real, generated, lpips_net=lpips_net, seed=seed, progress=progress)
     check_clips([len(video) for video in real], clip_frames, clip_stride)
     real_clips = [clips(video, clip_frames, clip_stride) for video in real]
     fake_clips = [clips(video, clip_frames, clip_stride) for video in generated]
     network = clip_features or default_clip_features()
+    base = replace(scores["psnr"].passport, frames=clip_frames, stride=clip_stride or clip_frames)
+    return scores | _clip_scores(real_clips, fake_clips, network, base, progress or quiet)
+
+
+def score_frames(
+    real: Sequence[Tensor],
+    generated: Sequence[Tensor],
+    *,
+    lpips_net: Net = "alex",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, MetricValue]:
+    """`psnr`, `ssim`, `lpips` of `score_next_chunk`, whose arguments these are, without its clips.
+
+    Raises:
+        ValueError: lists or videos that do not fit, values outside [0, 1].
+        WeightsMissing: the network is not installed.
+    """
+    check_lists(real, generated, "real videos", "generated videos")
+    for i, (a, b) in enumerate(zip(real, generated, strict=True)):
+        _checked(i, a, b)
     base = Passport(
         "",
         "next_chunk",
@@ -86,14 +104,7 @@ def score_next_chunk(
         context="true frames before each chunk, not scored",
         reference_sha256=videos_hash(real),
     )
-    scores = _frame_scores(real, generated, base, lpips_net, tell)
-    return scores | _clip_scores(
-        real_clips,
-        fake_clips,
-        network,
-        replace(base, frames=clip_frames, stride=clip_stride or clip_frames),
-        tell,
-    )
+    return _frame_scores(real, generated, base, lpips_net, progress or quiet)
 
 
 def too_few_clips(lengths: Sequence[int], needed: int = 2, clip_frames: int = 16) -> str:

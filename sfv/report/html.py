@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sfv.files import write_bytes
 from sfv.report import chart
 from sfv.report.catalogue import Group, Metric, format_number
+from sfv.report.gap import TITLE, gap_sentences, gap_table
 from sfv.report.rows import (
     Cell,
     Difference,
@@ -101,6 +102,9 @@ def render(
         counts={row.name: row.num for row in parsed.rows},
         tables=[_table(parsed, group, best_rows(parsed)) for group in parsed.groups],
         compared=bool(parsed.differences),
+        gap_title=TITLE,
+        gaps=gap_table(parsed.gaps) if parsed.gaps else [],
+        gap_sentences=gap_sentences(parsed.gaps),
         remarks=parsed.notes(),
         panels=[_panel(panel) for panel in videos],
         charts=[drawing for drawing in charts if drawing is not None],
@@ -110,25 +114,30 @@ def render(
 
 
 def _table(report: Report, group: Group, best: set[tuple[str, str]]) -> dict[str, Any]:
-    """Return one group's table: a line a row of the report, then a line a pair that was compared."""
+    """Return one group's table: a line a row, a line of the truth, a line a pair that was compared."""
     return {
         "group": group,
         "rows": [
             {
                 "name": row.name,
                 "num": row.num,
+                "is_reference": row in report.references,
                 "cells": [
                     _cell(row, metric, group, (row.name, metric.name) in best)
                     for metric in group.metrics
                 ],
             }
-            for row in report.rows
+            for row in (*report.rows, *_measured(report.references, group))
         ],
         "differences": _differences(report, group),
         "best_first": [
             "ascending" if metric.better == "lower" else "descending" for metric in group.metrics
         ],
     }
+
+
+def _measured(rows: Sequence[Row], group: Group) -> list[Row]:
+    return [row for row in rows if any(metric.name in row.cells for metric in group.metrics)]
 
 
 def _cell(row: Row, metric: Metric, group: Group, is_best: bool) -> dict[str, Any]:

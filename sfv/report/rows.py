@@ -4,6 +4,9 @@
  "settings": {...},
  "differences": [{"metric", "row", "against", "value", "low", "high", "n"}],   # optional, paired
  "left_out": [str],                                        # optional, what was not measured, and why
+ "truth": {"n": int, "metrics": {NAME_decoded or NAME_ceiling: {...}}},   # optional, what the truth scores
+ "gap_closed": {...},                                     # optional, see sfv/report/gap.py
+ "undone": {ROW: int}, "learned": {ROW: int},             # optional, chunks; `learned` of guarded rows
  "curves": {...}}                                          # optional, see sfv/report/curves.py
 """
 
@@ -17,12 +20,15 @@ from sfv.metrics.interval import MIN_EPISODES, beyond_chance
 from sfv.report.catalogue import METRICS, Group, format_number, grouped
 from sfv.report.curves import Curve, parse_curves
 from sfv.report.fields import field_of, mapping_of, number
+from sfv.report.gap import Closed, parse_gaps
 from sfv.report.still import WON_BY_STILLS, why_not_counted
 
 NOT_COUNTED = (
     "In parentheses or grey, and not counted: what compares a video with itself, where too little moves, "
     "as a still video wins it. "
 )
+REFERENCES = {"_decoded": "decoded truth", "_ceiling": "truth"}
+"""Rows beside the models', from the endings of their metrics in `truth`."""
 FEW = f"Fewer than {MIN_EPISODES} episodes: no value is marked as better."
 
 
@@ -75,7 +81,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Report:
-    """A checked report; `groups` hold the metrics that any row has."""
+    """A checked report.
+
+    Attributes:
+        rows: of models.
+        groups: hold the metrics that any row has.
+        references: rows of the truth, which compete with none.
+        gaps: shares of gaps that rows close.
+        guard: in words, what the guard undid.
+    """
 
     rows: list[Row]
     groups: list[Group]
@@ -83,6 +97,9 @@ class Report:
     differences: list[Difference] = field(default_factory=list)
     curves: dict[str, Curve] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    references: list[Row] = field(default_factory=list)
+    gaps: list[Closed] = field(default_factory=list)
+    guard: list[str] = field(default_factory=list)
 
     def row(self, name: str) -> Row:
         """The row of a name."""
@@ -113,7 +130,7 @@ class Report:
         return gap.row if (gap.low > 0) == (better == "higher") else gap.against
 
     def notes(self) -> list[str]:
-        """What readers have to know: what is missing, does not count, or was seen in too few episodes."""
+        """What readers have to know: what is missing, does not count, or was undone; too few episodes."""
         still = [
             f"{row.name}: {row.still}"
             for row in self.rows
@@ -124,7 +141,7 @@ class Report:
             for gap in self.differences
         )
         lines = [f"{NOT_COUNTED}{'; '.join(still)}."] if still else []
-        return [*self.left_out, *lines, *([FEW] if few else [])]
+        return [*self.left_out, *lines, *([FEW] if few else []), *self.guard]
 
 
 def parse_report(report: Mapping[str, Any]) -> Report:
@@ -137,7 +154,9 @@ def parse_report(report: Mapping[str, Any]) -> Report:
     if not raw_rows:
         raise ValueError("report: 'rows' is empty; measure at least one model first.")
     rows = [_row(name, raw) for name, raw in raw_rows.items()]
-    names = dict.fromkeys(name for row in rows for name in row.cells)
+    truth = _row("truth", report["truth"], "report.truth") if report.get("truth") else None
+    shown = {} if truth is None else truth.cells  # as rows of their own
+    names = dict.fromkeys(name for row in rows for name in row.cells if name not in shown)
     return Report(
         rows=rows,
         groups=grouped(names),
@@ -148,6 +167,9 @@ def parse_report(report: Mapping[str, Any]) -> Report:
         ],
         curves=parse_curves(report.get("curves", {})),
         left_out=_lines(report.get("left_out", []), "report.left_out"),
+        references=[] if truth is None else _references(truth),
+        gaps=parse_gaps(report.get("gap_closed", {})),
+        guard=_guard(report.get("undone", {}), report.get("learned", {})),
     )
 
 
@@ -212,8 +234,31 @@ def differing_settings(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [n for n in names if len({str(settings.get(n)) for settings in runs}) > 1]
 
 
-def _row(name: str, raw: Any) -> Row:
-    where = f"report.rows[{name!r}]"
+def _references(truth: Row) -> list[Row]:
+    """What the truth scores as rows: the decoded one, and itself where it has any value."""
+    found = []
+    for ending, name in REFERENCES.items():
+        cells = {m.removesuffix(ending): c for m, c in truth.cells.items() if m.endswith(ending)}
+        found += [Row(name, truth.num, cells)] if cells else []
+    return found
+
+
+def _guard(undone: Any, learned: Any) -> list[str]:
+    """What the guard undid in words; older reports do not tell of how many chunks."""
+    lines = []
+    for row, num in undone.items():
+        total = learned.get(row)
+        if total:
+            lines.append(
+                f"The guard undid {num} of {total} chunks ({num / total:.0%}) that {row} learned."
+            )
+        elif num:
+            lines.append(f"The guard undid {num} chunks that {row} learned.")
+    return [line.replace("%", " %") for line in lines]
+
+
+def _row(name: str, raw: Any, where: str = "") -> Row:
+    where = where or f"report.rows[{name!r}]"
     num = field_of(raw, "n", where)
     if not isinstance(num, int) or num < 0:
         raise ValueError(f"{where}.n is {num!r}: it must be the number of videos, an integer.")

@@ -1,9 +1,10 @@
 """The report as plain text for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sfv.report.catalogue import Metric, format_number
+from sfv.report.gap import TITLE, Closed, gap_sentences, gap_table
 from sfv.report.rows import Cell, Row, best_rows, format_interval, parse_report
 from sfv.texts import printable
 
@@ -11,7 +12,7 @@ NOT_MEASURED = Cell(None)
 
 
 def format_table(report: Mapping[str, Any]) -> str:
-    """Lay out a report: one line a metric, one column a row of the report (a model).
+    """Lay out a report: one line a metric, one column a row of the report (a model), then the truth's.
 
     `*` marks a value that beats every other column beyond doubt: the interval of each paired
     difference excludes zero, over 10 episodes or more. A value in parentheses does not count, see
@@ -32,20 +33,37 @@ def format_table(report: Mapping[str, Any]) -> str:
         for shown in (metric, *group.companions[metric.name])
     ]
     columns = [["", *(_heading(metric) for metric in metrics)]]
-    columns += [_column(row, metrics, best) for row in parsed.rows]
-    widths = [max(map(len, column)) for column in columns]
-    head, *body = (
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in zip(*columns, strict=True)
-    )
-    lines = [head, "-" * (sum(widths) + 2 * (len(widths) - 1))]
+    columns += [_column(row, metrics, best) for row in (*parsed.rows, *parsed.references)]
+    head, *body = _aligned(columns)
+    lines = [head, "-" * _width(columns)]
     group_of = {group.metrics[0].name: group for group in parsed.groups}
     for metric, line in zip(metrics, body, strict=True):
         if metric.name in group_of:
             group = group_of[metric.name]
             lines.append(f"{group.title}: {group.meaning}".removesuffix(": "))
         lines.append(line)
-    return printable("\n".join([*lines, "", *_legend(bool(best)), *parsed.notes()]), keep="\n")
+    lines += ["", *_legend(bool(best)), *parsed.notes(), *_gaps(parsed.gaps)]
+    return printable("\n".join(lines), keep="\n")
+
+
+def _aligned(columns: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip(*columns, strict=True)
+    ]
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) for column in columns) + 2 * (len(columns) - 1)
+
+
+def _gaps(gaps: list[Closed]) -> list[str]:
+    """The table of gaps, and in words what LPIPS says."""
+    if not gaps:
+        return []
+    head, *body = _aligned(list(zip(*gap_table(gaps), strict=True)))
+    return ["", TITLE, f"  {head}", *(f"  {line}" for line in body), *gap_sentences(gaps)]
 
 
 def _heading(metric: Metric) -> str:

@@ -15,7 +15,7 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
 from sfv.report.curves import parse_curves
-from sfv.report.rows import flatten
+from sfv.report.rows import flatten, parse_report
 from sfv.report.video import encode_gif
 
 RGB = 3  # Summary.Image's number for three colour channels
@@ -130,3 +130,19 @@ def log_curves(logger: Logger, curves: Mapping[str, Any]) -> None:
             for x, y in zip(curve.x, values, strict=False):
                 if math.isfinite(y):
                     logger.log_metrics({f"curve/{name}/{row}": y}, round(x))
+
+
+def log_report(logger: Logger, report: Mapping[str, Any]) -> None:
+    """Write what a report's tables say: its rows, the truth's, the shares of gaps.
+
+    Rows and truth become `report/METRIC/ROW`, shares `gap_closed/METRIC/END/ROW`.
+
+    Args:
+        logger: Lightning's `TensorBoardLogger`.
+        report: the contents of a `report.json`.
+    """
+    parsed = parse_report(report)
+    for row in (*parsed.rows, *parsed.references):
+        log_row(logger, row.name, {name: cell.value for name, cell in row.cells.items()})
+    shares = {f"gap_closed/{gap.metric}/{gap.end}/{gap.row}": gap.value for gap in parsed.gaps}
+    logger.log_metrics({name: value for name, value in shares.items() if value is not None}, 0)

@@ -72,7 +72,7 @@ def test_an_unknown_row_is_told_what_rows_there_are(demo, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", *arguments(demo, tmp_path / "out"), "--rows=fats"])
     said = capsys.readouterr().err
-    assert "'none', 'fast'" in said and "fats" in said
+    assert "'none', 'temp_lora', 'fast'" in said and "fats" in said
 
 
 @pytest.mark.slow
@@ -149,3 +149,21 @@ def test_the_layers_that_moved_most_are_drawn_and_still_ones_are_not():
     assert found["a"] == [0.1, 0.9]
     still = EpisodeVideos(video, None, video, [], [0.0], [0.0], layers=[{"a": 0.0}])
     assert "fast/drift by layer" not in curves({"fast": [still]})
+
+
+def test_each_kind_of_memory_has_curves_of_its_own():
+    """‖W‖ of an addressed memory and ‖ΔW‖ of a Θ share no scale."""
+    video = torch.zeros(1, 3, 2, 2)
+    lora = EpisodeVideos(video, None, video, [0.5], [0.1], [0.7], layers=[{"a": 0.7}])
+    addressed = EpisodeVideos(video, None, video, [0.2], [0.1], [300.0])
+    none = EpisodeVideos(video, None, video, [], [])
+    found = curves({"none": [none], "temp_lora": [lora], "fast": [addressed]})
+    assert found == {
+        "fast/loss": {"temp_lora": [0.5]},
+        "fast/gain": {"temp_lora": [0.1]},
+        "fast/drift": {"temp_lora": [0.7]},
+        "fast/drift by layer": {"a": [0.7]},
+        "memory/error": {"fast": [0.2]},
+        "memory/gain": {"fast": [0.1]},
+        "memory/size": {"fast": [300.0]},
+    }

@@ -122,6 +122,40 @@ def test_a_chunk_that_is_undone_leaves_theta_and_adam_as_they_were(world, lora, 
     assert distance(good.theta, alone.theta) < 1e-2 * way
 
 
+@pytest.mark.parametrize(
+    ("broken", "back"), [("01101", False), ("0111", True), ("01110", False), ("111111", True)]
+)
+def test_theta_goes_back_to_its_start_where_the_guard_keeps_undoing(
+    world, lora, latents, broken, back
+):
+    """Chunk by chunk: 1 is undone. Only three in a row, and not the chunk that follows, leave Θ_0."""
+    settings = {"guard": 0.5, "learning_rate": 1e-3}
+    learners = [make_learner(world, lora, **settings, reset_after=n) for n in (3, None)]
+    memory, plain = (learner.fresh("a") for learner in learners)
+    start = memory.theta.clone()
+    for i, undone in enumerate(broken):
+        pair = pair_at(latents, 0) * (NAN if undone == "1" else 1)
+        (report,) = learners[0].learn([memory], pair, [ACTION])
+        learners[1].learn([plain], pair, [ACTION])
+        assert report.undone == (undone == "1"), i
+    assert torch.equal(memory.theta, start) == (back or "0" not in broken)
+    if back:
+        assert memory.optimizer_state() == {} and memory.undone_in_row == 0
+        assert torch.equal(plain.theta, start) == ("0" not in broken), "off by default"
+
+
+def test_how_often_the_guard_undid_in_a_row_is_kept_with_the_memory(world, lora, latents):
+    learner = make_learner(world, lora, guard=0.5, learning_rate=1e-3, reset_after=2)
+    memory = learner.fresh("a")
+    learner.learn([memory], pair_at(latents, 0), [ACTION])
+    learner.learn([memory], pair_at(latents, 0) * NAN, [ACTION])
+    copy = learner.lend(memory, memory)
+    assert copy.undone_in_row == 1 and torch.equal(copy.theta, memory.theta)
+    learner.learn([copy], pair_at(latents, 0) * NAN, [ACTION])
+    assert torch.equal(copy.theta, learner.fresh("a").theta)
+    assert not torch.equal(memory.theta, copy.theta)
+
+
 def test_the_guard_changes_nothing_where_nothing_is_undone(world, lora, latents):
     thetas = []
     for guard in (None, 0.5):

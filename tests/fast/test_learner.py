@@ -340,6 +340,7 @@ def test_frozen_restores_mode_and_flags(world):
         ({"learning_rate": 0.0}, "learning_rate=0.0.*allowed: learning_rate > 0"),
         ({"history": 0}, "history=0.*history >= 1"),
         ({"guard": -0.1}, "guard=-0.1; allowed: 0 or more.*or null for none"),
+        ({"reset_after": 0}, "reset_after=0; allowed: 1 or more, or null for never"),
     ],
 )
 def test_settings_out_of_range_say_what_is_allowed(settings, message):

@@ -36,6 +36,28 @@ _REPORT = {
 }
 
 
+def with_truth(report: dict[str, Any]) -> dict[str, Any]:
+    """Add what the truth scores, and what the rows close of the gap to it."""
+
+    def cell(value: float | None) -> dict[str, Any]:
+        return {"value": value, "low": None, "high": None, "passport": {}}
+
+    for row in report["rows"].values():
+        row["metrics"] |= {"src": cell(80.0), "src_ceiling": cell(99.0), "return_lpips": cell(0.5)}
+    metrics = {"psnr_decoded": cell(35.0), "src_decoded": cell(98.0), "src_ceiling": cell(99.0)}
+    report["truth"] = {"n": 6, "metrics": metrics}
+    share = {"value": 0.614, "low": 0.551, "high": 0.668, "n": 6}
+    gone = {"value": None, "low": None, "high": None, "n": 6}
+    report["gap_closed"] = {
+        "fast": {
+            "return_lpips": {"decoded": share, "truth": share | {"value": -0.04, "low": None}},
+            "return_psnr": {"decoded": gone},
+        }
+    }
+    report["undone"], report["learned"] = {"none": 0, "fast": 12}, {"fast": 240}
+    return report
+
+
 @pytest.fixture
 def report() -> dict[str, Any]:
     """A report of two rows without paired differences, free to change."""

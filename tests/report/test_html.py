@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sfv.report.html import VideoPanel, render, write_report
+from tests.report.conftest import with_truth
 
 VOID = {"meta", "input", "line", "polyline", "polygon", "br", "link", "img"}
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
@@ -94,6 +95,21 @@ def test_paired_differences_are_shown_and_mark_the_best(report: dict[str, Any]) 
     assert "best" not in [
         cell.get("class") for cell in Page(render({**report, "differences": []})).all("td")
     ]
+
+
+def test_the_truth_has_rows_of_its_own_and_gaps_a_table(report: dict[str, Any]) -> None:
+    page = Page(render(with_truth(report)))
+    assert [row[0] for row in page.rows] == [
+        "Model", "none n = 5", "fast n = 6", "decoded truth n = 6",
+        "Model", "none n = 5", "fast n = 6", "decoded truth n = 6", "truth n = 6",
+        "Model", "none n = 5", "fast n = 6",
+    ]  # fmt: skip
+    assert page.rows[3][1] == "35.00" and page.rows[8][1] == "99.00"
+    assert [row.get("class") for row in page.all("tr")].count("reference") == 3
+    words = " ".join(page.text.split())
+    assert "fast: Return LPIPS 61 % [55, 67] −4 %" in words
+    assert "fast closes 61 % [55, 67] of the gap from none to the decoded truth" in words
+    assert "The guard undid 12 of 240 chunks (5 %) that fast learned." in words
 
 
 def test_few_episodes_mark_nothing_and_what_a_still_wins_is_grey(report: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from sfv.report.rows import flatten, parse_report
 from sfv.report.table import format_table
+from tests.report.conftest import with_truth
 
 
 def gap(metric: str, low: float, high: float, row: str = "fast", against: str = "none") -> dict:
@@ -105,6 +106,32 @@ def test_best_of_three_must_beat_both_others(report: dict[str, Any]) -> None:
     assert [word for word in format_table(report).split() if word.endswith("*")][:1] == ["21.16*"]
 
 
+def test_the_truth_stands_beside_the_rows_and_competes_with_none(report: dict[str, Any]) -> None:
+    report["differences"] = [gap("psnr", 0.5, 2.0)]
+    lines = format_table(with_truth(report)).splitlines()
+    heads = [text.strip() for text in lines[0].split("  ") if text.strip()]
+    assert heads == ["none (n=5)", "fast (n=6)", "decoded truth (n=6)", "truth (n=6)"]
+    psnr = next(line for line in lines if "PSNR" in line)
+    assert "21.16*" in psnr and psnr.split()[-2:] == ["35.00", "–"]
+    src = next(line for line in lines if "Scene return" in line)
+    assert src.split()[-4:] == ["80.00", "80.00", "98.00", "99.00"]
+    assert not any("true video" in line for line in lines), "the truth has a column of its own"
+
+
+def test_gaps_and_what_the_guard_undid_are_told(report: dict[str, Any]) -> None:
+    lines = format_table(with_truth(report)).splitlines()
+    assert "The guard undid 12 of 240 chunks (5 %) that fast learned." in lines
+    start = lines.index("Share of the gap from none that a row closes, paired over episodes")
+    assert [" ".join(line.split()) for line in lines[start + 1 :]] == [
+        "to the decoded truth to the truth",
+        "fast: Return LPIPS 61 % [55, 67] −4 %",
+        "fast: Return PSNR –",
+        "fast closes 61 % [55, 67] of the gap from none to the decoded truth (Return LPIPS).",
+    ]
+    del report["learned"]
+    assert "The guard undid 12 chunks that fast learned." in format_table(report)
+
+
 @pytest.mark.parametrize(("num", "marked"), [(10, True), (9, False)])
 def test_no_star_below_ten_episodes(report: dict[str, Any], num: int, marked: bool) -> None:
     report["differences"] = [{**gap("psnr", 0.5, 2.0), "n": num}]
@@ -196,6 +223,9 @@ def change(report: dict[str, Any], path: str, value: Any = None) -> None:
         ("differences", [{"metric": "psnr"}], r"report.differences\[0\] has no 'row'"),
         ("differences", [{**gap("psnr", 0.0, 1.0), "n": 2.5}], r"\[0\].n is 2.5: it must be"),
         ("differences", [gap("psnr", 0.0, 1.0, "slow")], r"names the row 'slow'; .*'fast', 'none'"),
+        ("gap_closed", [1], "report.gap_closed must be an object, got list"),
+        ("gap_closed", {"fast": {"psnr": {"truth": {}}}}, r"\['psnr'\]\['truth'\] has no 'low'"),
+        ("truth", {"n": 2}, r"report.truth has no 'metrics'"),
         ("curves", [1, 2], "report.curves must map names"),
         ("curves", {"fast/loss": [1, 2]}, r"report.curves\['fast/loss'\] must map rows to lists"),
         ("curves", {"c": {"x": [1, 1], "rows": {}}}, r"\['c'\]\['x'\] is \[1.0, 1.0\]: .*rise"),

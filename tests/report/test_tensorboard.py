@@ -12,7 +12,8 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.util import img_mime_type_detector
 from torch.utils.tensorboard import SummaryWriter
 
-from sfv.report.tensorboard import add_video, log_curves, log_hparams, log_row
+from sfv.report.tensorboard import add_video, log_curves, log_hparams, log_report, log_row
+from tests.report.conftest import with_truth
 
 
 def events_of(folder: str | Path) -> EventAccumulator:
@@ -118,3 +119,22 @@ def test_a_curve_s_places_are_its_steps(tmp_path: Path) -> None:
         "curve/recall/fast": [(3, 30.0), (48, 20.0)],
         "curve/fast/loss/fast": [(0, 0.5), (1, 0.25)],
     }
+
+
+def test_a_report_is_logged_with_the_truth_and_the_gaps(
+    report: dict[str, Any], tmp_path: Path
+) -> None:
+    logger = new_logger(tmp_path)
+    log_report(logger, with_truth(report))
+    logger.experiment.close()
+    events = events_of(logger.log_dir)
+    names = {name for name in events.Tags()["scalars"] if "truth" in name or "gap" in name}
+    assert names == {
+        "report/psnr/decoded truth",
+        "report/src/decoded truth",
+        "report/src/truth",
+        "gap_closed/return_lpips/decoded/fast",
+        "gap_closed/return_lpips/truth/fast",
+    }
+    assert events.Scalars("report/src/truth")[0].value == 99.0
+    assert events.Scalars("report/psnr/fast")[0].value == pytest.approx(21.16)

@@ -34,7 +34,7 @@ def bench(demo):
 
 def back_of(bench, variant, **changes):
     bench = replace(bench, **changes)
-    settings = GenerationSettings(SAMPLER, variant.lora, variant.fast, "32", 0)
+    settings = GenerationSettings(SAMPLER, variant.lora, variant.fast)
     with rollout_of(bench.world, "fast", settings) as rollout:
         out = bench._learn(rollout.learner, variant)
         return bench._go_back(rollout, rollout.learner, out.memories, variant.memory)
@@ -52,7 +52,7 @@ def test_the_way_back_is_that_of_a_rollout_that_was_shown_the_way_out(bench):
         walk.actions[: out + 1],
         walk.latents[:, :, first:turn],
     )
-    settings = GenerationSettings(SAMPLER, LORA, OWN.fast, "32", 0)
+    settings = GenerationSettings(SAMPLER, LORA, OWN.fast)
     with rollout_of(bench.world, "fast", settings) as rollout:
         chunk = rollout.run_many([request])[0][-1]
     expected = bench.world.codec.decode(chunk.generated)[0]

@@ -1,6 +1,7 @@
 """Makes the videos of a row: for each protocol and part a folder, kept once it is finished."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,18 +20,27 @@ from sfv.evaluation.benchmark.context import (
 )
 from sfv.evaluation.benchmark.methods import Method, Protocol
 from sfv.evaluation.benchmark.walks import Walk
-from sfv.evaluation.return_walks import Trip, learn_ways_out, lent, partner, request_back
-from sfv.fast.learner import FastLearner
-from sfv.fast.memory import Memory
+from sfv.evaluation.return_walks import Trip, learn_ways_out, lent, request_back
+from sfv.fast.addressed_learner import AddressedLearner
+from sfv.fast.protocol import EpisodeMemory, MemoryLearner
 from sfv.generation.kept import Kept
 from sfv.generation.rollout import Request, Rollout, join
-from sfv.generation.settings import GenerationSettings, rollout_of
+from sfv.generation.settings import GenerationSettings, Row, rollout_of
 from sfv.generation.videos import write_video
 from sfv.models.world_model import WorldModel
 from sfv.storage.weight_files import hash_tensors
+from sfv.types import MemoryKind
 
 Done = Callable[[int], None]
 """Told how many videos were made."""
+
+Video = UInt8[Tensor, "t 3 height width"]
+Chunks = Counter[str]
+"""How many chunks were `learned`, and how many of them the guard has `undone`."""
+Learned = dict[str, tuple[list[EpisodeMemory], list[int]]]
+"""Memories of ways out and how many of their chunks were undone, by what decides them."""
+
+_ROWS: dict[MemoryKind, Row] = {"temp_lora": "temp_lora", "addressed": "fast"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class RowTask:
     def settings(self, generation: GenerationSettings) -> dict[str, Any]:
         """What decides its videos, besides the walks."""
         shared = asdict(generation)
-        for unused in ("fast", "videos_at_once"):
+        for unused in ("fast", "addressed", "videos_at_once"):
             del shared[unused]
         bought = bought_frames(self.world, generation.sampler, generation.fast)
         return {
@@ -81,7 +91,7 @@ class Maker:
     ) -> None:
         """Make the videos of one part; memories learned for one row serve its controls too."""
         trips: dict[int, list[Trip]] = {}
-        learned: dict[str, tuple[list[Memory], list[int]]] = {}
+        learned: Learned = {}
         for task in tasks:
             for protocol in [p for p in protocols if p in task.method.protocols]:
                 kept = Kept(
@@ -93,83 +103,85 @@ class Maker:
                     model = id(task.world)
                     if model not in trips:
                         trips[model] = [walk.trip(task.world) for walk in walks]
-                    made, undone = self._make(task, protocol, trips[model], learned)
+                    made, chunks = self._make(task, protocol, trips[model], learned)
                     for walk, video in zip(walks, made, strict=True):
                         given = walk.turn if protocol == "return" else walk.first_chunk
                         whole = torch.cat([walk.video[:given], video])
                         write_video(kept.folder / f"{walk.meta.id}.mp4", whole, walk.meta.fps)
-                    kept.write({"undone": undone})
+                    kept.write({name: chunks[name] for name in ("undone", "learned")})
                 self.done(len(walks))
 
     def _make(
-        self,
-        task: RowTask,
-        protocol: Protocol,
-        trips: Sequence[Trip],
-        learned: dict[str, tuple[list[Memory], list[int]]],
-    ) -> tuple[list[UInt8[Tensor, "t 3 height width"]], int]:
-        """The generated ends of the videos, and how often the guard took back what was learned."""
+        self, task: RowTask, protocol: Protocol, trips: Sequence[Trip], learned: Learned
+    ) -> tuple[list[Video], Chunks]:
+        """The generated ends of the videos, and the chunks that were learned for them."""
         method, world = task.method, task.world
-        if method.fast is None:
-            if method.context != "newest":
-                return [self._in_context(task, protocol, trip) for trip in trips], 0
-            with rollout_of(world, "none", self.generation) as rollout:
+        if method.made == "decoded":
+            return [_decoded(world, _true_end(trip, protocol)) for trip in trips], Chunks()
+        if method.kind is not None:
+            row = _ROWS[method.kind]
+            with rollout_of(world, row, method.settings(self.generation)) as rollout:
                 if protocol == "open":
                     return self._run(rollout, [_open(trip) for trip in trips])
-                return self._run(rollout, [request_back(t, world.num_context) for t in trips])
-        with rollout_of(world, "fast", replace(self.generation, fast=method.fast)) as rollout:
+                return self._back(task, rollout, trips, learned)
+        if method.context != "newest":
+            return [self._in_context(task, protocol, trip) for trip in trips], Chunks()
+        with rollout_of(world, "none", self.generation) as rollout:
             if protocol == "open":
                 return self._run(rollout, [_open(trip) for trip in trips])
-            learner = rollout.learner
-            assert learner is not None
-            memories, taken_back = self._ways_out(task, learner, trips, learned)
-            if method.context != "newest":
-                made = []
-                for trip, memory in zip(trips, memories, strict=True):
-                    with learner.acting([memory]):
-                        made.append(self._in_context(task, protocol, trip))
-                return made, taken_back
-            cases = zip(trips, memories, strict=True)
-            made, undone = self._run(
+            return self._run(rollout, [request_back(t, world.num_context) for t in trips])
+
+    def _back(
+        self, task: RowTask, rollout: Rollout, trips: Sequence[Trip], learned: Learned
+    ) -> tuple[list[Video], Chunks]:
+        """Ways back with a memory of the true way out."""
+        method, world, learner = task.method, task.world, rollout.learner
+        assert learner is not None
+        memories, chunks = self._ways_out(task, learner, trips, learned)
+        cases = list(zip(trips, memories, strict=True))
+        if method.made == "read":
+            assert isinstance(learner, AddressedLearner)
+            return [_decoded(world, _said(learner, *case)) for case in cases], chunks
+        if method.context == "newest":
+            made, more = self._run(
                 rollout, [request_back(trip, world.num_context, memory) for trip, memory in cases]
             )
-            return made, undone + taken_back
+            return made, chunks + more
+        videos = []
+        for trip, memory in cases:
+            with learner.acting([memory], trip.actions_back[:1]):
+                videos.append(self._in_context(task, "return", trip))
+        return videos, chunks
 
     def _ways_out(
-        self,
-        task: RowTask,
-        learner: FastLearner,
-        trips: Sequence[Trip],
-        learned: dict[str, tuple[list[Memory], list[int]]],
-    ) -> tuple[list[Memory], int]:
-        """The memory that each walk goes back with, and how many of its chunks the guard took back."""
-        fast, order = task.method.fast, task.method.order
-        assert fast is not None
+        self, task: RowTask, learner: MemoryLearner, trips: Sequence[Trip], learned: Learned
+    ) -> tuple[list[EpisodeMemory], Chunks]:
+        """The memory that each walk goes back with, and the chunks that were learned for them."""
+        method = task.method
+        settings: Any = method.fast or method.addressed
         # A way out is true: whether own chunks are learned decides nothing there.
-        key = repr((id(task.world), replace(fast, own_chunks=True), order))
+        key = repr((id(task.world), replace(settings, own_chunks=True), method.order))
         if key not in learned:
-            learned[key] = learn_ways_out(learner, trips, self.generation.videos_at_once, order)
+            at_once = self.generation.videos_at_once
+            learned[key] = learn_ways_out(learner, trips, at_once, method.order)
         memories, undone = learned[key]
         metas = [trip.episode.meta for trip in trips]
-        whose = [partner(metas, i, task.method.memory) for i in range(len(trips))]
-        own = [lent(learner, trip, memories[i]) for trip, i in zip(trips, whose, strict=True)]
-        return own, sum(undone)
+        chunks = Chunks(undone=sum(undone), learned=sum(trip.num_out for trip in trips))
+        return lent(learner, metas, memories, method.memory), chunks
 
-    def _run(
-        self, rollout: Rollout, requests: Sequence[Request]
-    ) -> tuple[list[UInt8[Tensor, "t 3 height width"]], int]:
-        made, undone = [], 0
+    def _run(self, rollout: Rollout, requests: Sequence[Request]) -> tuple[list[Video], Chunks]:
+        made, counted = [], Chunks()
         at_once = self.generation.videos_at_once
         for first in range(0, len(requests), at_once):
             batch = requests[first : first + at_once]
             for request, chunks in zip(batch, rollout.run_many(batch), strict=True):
-                undone += sum(c.learned is not None and c.learned.undone for c in chunks)
+                reports = [chunk.learned for chunk in chunks if chunk.learned is not None]
+                undone = sum(report.undone for report in reports)
+                counted += Chunks(undone=undone, learned=len(reports))
                 made.append(_decoded(rollout.model, join(request.start[:, :, :0], chunks)))
-        return made, undone
+        return made, counted
 
-    def _in_context(
-        self, task: RowTask, protocol: Protocol, trip: Trip
-    ) -> UInt8[Tensor, "t 3 height width"]:
+    def _in_context(self, task: RowTask, protocol: Protocol, trip: Trip) -> Video:
         world, generation, episode = task.world, self.generation, trip.episode
         rollout = ContextRollout(world, generation.sampler, generation.seed, generation.precision)
         first = trip.num_out if protocol == "return" else 0
@@ -179,10 +191,29 @@ class Maker:
         return _decoded(world, made)
 
 
-def num_undone(folders: Mapping[Protocol, Path], parts: Sequence[str]) -> int:
-    """Chunks of finished videos whose learning the guard took back."""
+def chunks_of(folders: Mapping[Protocol, Path], parts: Sequence[str]) -> Chunks:
+    """How many chunks were learned for finished videos, and how many of them the guard undid."""
     files = [folder / f"{part}.json" for folder in folders.values() for part in parts]
-    return sum(json.loads(path.read_bytes())["result"]["undone"] for path in files)
+    return sum((Chunks(json.loads(path.read_bytes())["result"]) for path in files), Chunks())
+
+
+def _true_end(trip: Trip, protocol: Protocol) -> Tensor:
+    """The true latents of what a protocol generates."""
+    first = trip.turn if protocol == "return" else trip.episode.meta.actions[0].stop
+    return trip.episode.latents[:, :, first:]
+
+
+def _said(learner: AddressedLearner, trip: Trip, memory: Any) -> Tensor:
+    """What a memory says of each chunk of the way back; none of it is written."""
+    num = learner.num_context
+    context = trip.episode.latents[:, :, trip.turn - num : trip.turn]
+    said = []
+    for chunk, action in enumerate(trip.actions_back, trip.num_out):
+        poses = [trip.poses(chunk)]
+        said.append(learner.read([memory], [action], poses).values.cpu())
+        pair = torch.cat([context, said[-1]], dim=2)
+        learner.learn_allowed([memory], pair, [action], num, [True], poses)  # goes on to its pose
+    return torch.cat(said, dim=2)
 
 
 def _pick(task: RowTask, generation: GenerationSettings, trip: Trip) -> Pick:
@@ -200,10 +231,11 @@ def _pick(task: RowTask, generation: GenerationSettings, trip: Trip) -> Pick:
 def _open(trip: Trip) -> Request:
     episode = trip.episode
     first = episode.meta.actions[0].stop
-    return Request(episode.meta.id, episode.latents[:, :, :first], episode.actions)
+    start, poses = episode.latents[:, :, :first], episode.poses_after(first)
+    return Request(episode.meta.id, start, episode.actions, poses=poses)
 
 
-def _decoded(world: WorldModel, latents: Tensor) -> UInt8[Tensor, "t 3 height width"]:
+def _decoded(world: WorldModel, latents: Tensor) -> Video:
     video = world.decode(latents)[0]
     return (video.float().clamp(0, 1) * 255).round().byte()
 

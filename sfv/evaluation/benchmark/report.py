@@ -10,7 +10,7 @@ from sfv.evaluation.benchmark.walks import Walk
 from sfv.files import write_json
 from sfv.generation.videos import read_video
 from sfv.report.html import VideoPanel, write_report
-from sfv.report.tensorboard import add_video, log_hparams, log_row, open_logger
+from sfv.report.tensorboard import add_video, log_hparams, log_report, open_logger
 from sfv.report.video import side_by_side
 
 SHOWN_WALKS, SHOWN_FRAMES = 3, 400
@@ -34,8 +34,7 @@ def write_outputs(
 ) -> None:
     """Write TensorBoard logs, the HTML report and, last, `report.json`."""
     logger = open_logger(out)
-    for row, content in report["rows"].items():
-        log_row(logger, row, content["metrics"])
+    log_report(logger, report)
     headline = {
         f"{name}/{row}": cell["value"]
         for row, content in report["rows"].items()
@@ -50,9 +49,7 @@ def write_outputs(
         add_video(logger, f"way_back/{panel.title}", frames, 0, panel.fps)
     logger.finalize("success")
     title = f"Benchmark {benchmark.label}"
-    undone = {row: num for row, num in report["undone"].items() if num}
-    taken_back = f"The guard took back what was learned from a chunk, by row: {undone}."
-    notes = [NOTE, *([taken_back] if undone else []), *spread_lines(report)]
+    notes = [NOTE, *spread_lines(report)]
     write_report(out / "report.html", report, panels, title, notes)
     write_json(out / "report.json", report)
 

@@ -41,7 +41,7 @@ def rows_of_models(
     Raises:
         BenchmarkError: a name that is no row, or stands there twice.
     """
-    known = standard(generation.fast) | dict(methods)
+    known = standard(generation.fast, generation.addressed) | dict(methods)
     able = [row for row, method in known.items() if set(method.protocols) & set(wanted)]
     names = [rows] if isinstance(rows, str) else able if rows is None else rows
     unknown = [row for row in names if row not in able]
@@ -50,7 +50,12 @@ def rows_of_models(
             f"no row {unknown[0]!r} in the protocol {' or '.join(wanted)}; allowed: {', '.join(able)}"
         )
     world = WorldModel.load(ckpt, device)
-    tasks = [RowTask(row, known[row], world) for row in names]
+    unable = [row for row in names if known[row].addressed and world.address is None]
+    if unable and rows is not None:
+        raise BenchmarkError(
+            f"row {unable[0]!r} needs a model with an addressed memory, and {ckpt} has none; leave it out"
+        )
+    tasks = [RowTask(row, known[row], world) for row in names if row not in unable]
     for given in [also] if isinstance(also, str) else also or []:
         row, equals, folder = given.partition("=")
         if not equals or not row or row in names:
@@ -58,7 +63,8 @@ def rows_of_models(
                 f"--also {given}: allowed is NAME=FOLDER with a name that no other row has, e.g. "
                 "fast_loop=runs/loop/model"
             )
-        tasks.append(RowTask(row, known["fast"], WorldModel.load(Path(folder), device)))
+        other = WorldModel.load(Path(folder), device)
+        tasks.append(RowTask(row, known["fast" if other.address is None else "addressed"], other))
     return tasks
 
 

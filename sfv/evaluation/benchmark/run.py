@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sfv.evaluation.benchmark.generate import Maker, RowTask, num_undone, num_videos
-from sfv.evaluation.benchmark.methods import BASE, CONTROLS, Method, Protocol
+from sfv.evaluation.benchmark.generate import Maker, RowTask, chunks_of, num_videos
+from sfv.evaluation.benchmark.methods import BASE, CONTROLS, DECODED, Method, Protocol
 from sfv.evaluation.benchmark.report import spread_lines, write_outputs
 from sfv.evaluation.benchmark.rows import checked, rows_of_models, rows_of_videos
 from sfv.evaluation.benchmark.score import by_part, clip_protocols, score_videos
@@ -29,7 +29,8 @@ from sfv.evaluation.benchmark.walks import make_data as make_data_by_tool
 from sfv.files import claim_folder, claimed, write_json
 from sfv.generation.kept import kept_scores
 from sfv.generation.settings import GenerationSettings
-from sfv.metrics.protocol import MetricValue, Row, paired_differences, report_json
+from sfv.metrics.gap import gap_closed, truth_values
+from sfv.metrics.protocol import MetricValue, Row, paired_differences, report_json, row_json
 from sfv.metrics.suite import videos_hash
 from sfv.models.device import AUTO
 from sfv.report.table import format_table
@@ -71,8 +72,9 @@ def benchmark(
         ckpt: folder of a world model or of a run that holds one; `reference` comes with sfv.
         rows: names of rows; null takes all: none, fast, the baselines long_context, retrieval, text_style,
             whole_history, single_frame, retrieval_fast, the controls other_walk, other_scene, shuffled,
-            and --methods.
-        also: NAME=FOLDER of further world models, each a row of its own with fast learning.
+            of a model with an addressed memory also addressed, other_addressed (that of another walk) and
+            readout (what the memory says, without Φ), decoded_truth, and --methods.
+        also: NAME=FOLDER of further world models, each a row of its own with the model's default memory.
         videos: folder with return/ID.mp4 or open/ID.mp4 or both, made by any other system.
         name: row of --videos.
         protocols: `return`, `open`; one or a list.
@@ -112,13 +114,29 @@ def benchmark(
         write_json(out / MARKER, {"benchmark": spec.label, "parts": parts, "seeds": seeds})
         _generate(out, tasks, wanted, of_part, generation, sampled)
         found = {task.name: _folders(out, task, wanted, sampled, generation.seed) for task in tasks}
-        undone = _undone(found, parts)
+        told = _learned(tasks, found, list(parts))
         found |= {name: [theirs]} if theirs else {}
         truth = Truth(spec, walks, generation.seed)
         several = None if seeds is None else sampled
         content = _measured(truth, found, out, of_clips, several) | {"left_out": left_out}
         settings = _settings(spec, walks, tasks, generation, videos, several)
-        _tell(out, truth, found, content | {"settings": settings, "undone": undone})
+        _tell(out, truth, found, content | {"settings": settings} | told)
+
+
+def _learned(
+    tasks: Sequence[RowTask],
+    found: Mapping[str, Sequence[Mapping[Protocol, Path]]],
+    parts: Sequence[str],
+) -> dict[str, dict[str, int]]:
+    """How many chunks guarded rows learned, and how many of all rows' chunks the guard undid."""
+    chunks = {
+        row: [chunks_of(folders, parts) for folders in of_seeds] for row, of_seeds in found.items()
+    }
+    guarded = [task.name for task in tasks if task.method.is_guarded]
+    return {
+        "undone": {row: sum(c["undone"] for c in of_row) for row, of_row in chunks.items()},
+        "learned": {row: sum(c["learned"] for c in chunks[row]) for row in guarded},
+    }
 
 
 def _scored(
@@ -176,14 +194,22 @@ def _generate(
     seeds: Sequence[int],
 ) -> None:
     num_walks = sum(map(len, parts.values()))
-    methods = {task.name: task.method for task in tasks}
-    total = len(seeds) * num_videos(methods, protocols, num_walks)
+    of_seeds = {seed: [task for task in tasks if seed in _seeds_of(task, seeds)] for seed in seeds}
+    total = sum(
+        num_videos({task.name: task.method for task in some}, protocols, num_walks)
+        for some in of_seeds.values()
+    )
     with tqdm(total=total, desc="generate", unit="video") as bar:
         for seed in seeds:
             folders = partial(_folder, out, seed=seed, first=generation.seed)
             maker = Maker(folders, replace(generation, seed=seed), bar.update)
             for part in parts.values():
-                maker.make_part(tasks, protocols, part)
+                maker.make_part(of_seeds[seed], protocols, part)
+
+
+def _seeds_of(task: RowTask, seeds: Sequence[int]) -> Sequence[int]:
+    """Seeds with which a row is made: nothing is drawn where the truth is decoded."""
+    return seeds[:1] if task.method.made == "decoded" else seeds
 
 
 def _folder(out: Path, row: str, seed: int, first: int) -> Path:
@@ -196,18 +222,8 @@ def _folders(
     """Folders of a row's videos, by protocol, for each seed."""
     return [
         {p: _folder(out, task.name, seed, first) / p for p in wanted if p in task.method.protocols}
-        for seed in seeds
+        for seed in _seeds_of(task, seeds)
     ]
-
-
-def _undone(
-    found: Mapping[str, Sequence[Mapping[Protocol, Path]]], parts: Sequence[str]
-) -> dict[str, int]:
-    """Of each row, chunks whose learning the guard took back."""
-    return {
-        row: sum(num_undone(folders, parts) for folders in of_seeds)
-        for row, of_seeds in found.items()
-    }
 
 
 def _measured(
@@ -223,7 +239,7 @@ def _measured(
     for row, of_seeds in found.items():
         measured = [_score(truth, folders, out / "rows" / row, of_clips) for folders in of_seeds]
         if seeds is None or len(measured) != len(seeds):
-            scores[row] = measured[0]  # videos of another system: one an episode
+            scores[row] = measured[0]  # another system's videos, or the truth's: one an episode
         else:
             scores[row] = averaged(measured, seeds)
             spreads[row] = spread(dict(zip(seeds, measured, strict=True)))
@@ -251,8 +267,12 @@ def _score(
 
 
 def report(walks: Sequence[Walk], scores: Mapping[str, Scores]) -> dict[str, Any]:
-    """What is known of all rows, as `report.json` holds it."""
+    """What is known of all rows, as `report.json` holds it; the decoded truth is none of the rows."""
+    truth = truth_values(scores.get(DECODED, {}), scores.values())
+    scores = {row: found for row, found in scores.items() if row != DECODED} or scores
     content = report_json({row: Row(len(walks), s) for row, s in scores.items()}, {})
+    content["truth"] = row_json(Row(len(walks), truth))
+    content["gap_closed"] = gap_closed(scores, truth)
     content["differences"] = paired_differences(scores, compared(list(scores)))
     content["parts"] = {row: by_part(walks, s) for row, s in scores.items()}
     return content
@@ -261,10 +281,12 @@ def report(walks: Sequence[Walk], scores: Mapping[str, Scores]) -> dict[str, Any
 def compared(rows: Collection[str]) -> list[tuple[str, str]]:
     """Every row against `none`, and learning against what tells what it adds.
 
-    Controls tell memory from adaptation; retrieval without Θ tells what Θ adds to it.
+    Controls tell memory from adaptation; retrieval without Θ tells what Θ adds to it, and what an addressed
+    memory says by itself tells what Φ adds.
     """
     pairs = [(row, BASE) for row in rows if row != BASE and BASE in rows]
     more = [*(("fast", control) for control in CONTROLS), ("retrieval_fast", "retrieval")]
+    more += [("addressed", other) for other in ("fast", "other_addressed", "readout")]
     return pairs + [pair for pair in more if set(pair) <= set(rows)]
 
 

@@ -29,6 +29,7 @@ from sfv.models.text import ActionTable
 from sfv.models.world_model import WorldModel
 from sfv.rng import seed_of, stream
 from tests.training.make import ACTIONS
+from tests.world import untrained_addressed_world
 
 SIZE, FIRST, CHUNK, CONTEXT = 32, 4, 2, 3
 """Pixels; frames of the first action, of the others, of the model's context."""
@@ -118,3 +119,9 @@ def make_world(folder: Path, seed: int = 0) -> Path:
 def renamed(sample: Sample, **changes: object) -> Sample:
     """The same pictures under another description."""
     return Sample(replace(sample.meta, **changes), sample.payload)
+
+
+def make_addressed_world(folder: Path) -> Path:
+    """A tiny world model with an addressed memory; its actions lead to other places each."""
+    untrained_addressed_world(ACTIONS, 8, (SIZE, SIZE), CONTEXT, CHUNK).save(folder)
+    return folder

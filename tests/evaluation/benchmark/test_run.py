@@ -292,7 +292,7 @@ def test_baselines_and_controls_take_as_many_steps():
     rows = standard(fast)
     assert {row.fast.num_steps for row in rows.values() if row.fast} == {7}
     assert {name for name, row in rows.items() if row.protocols == ("return",)} == {
-        "other_walk", "other_scene", "shuffled", "retrieval_fast",
+        "other_walk", "other_scene", "shuffled", "retrieval_fast", "other_addressed", "readout",
     }  # fmt: skip
     rules = {row.fast.rule for row in rows.values() if row.fast}
     assert rules == {"pair", "text_style", "whole_history", "single_frame"}
@@ -322,7 +322,7 @@ def test_shuffled_learning_takes_the_same_pairs_in_another_order(made_up, world,
     trips = [
         w.trip(model) for w in load_walks(find_benchmark(str(made_up)), made_up, ["return-20"])
     ]
-    settings = GenerationSettings(SamplerSettings(), LoRASettings(r=2), FastSettings(1), "32", 3)
+    settings = GenerationSettings(SamplerSettings(), LoRASettings(r=2), FastSettings(1), seed=3)
     seen = {}
     with rollout_of(model, "fast", settings) as rollout:
         learner = rollout.learner
