@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from sfv.evaluation.measures import (
@@ -119,6 +120,7 @@ def measure(
 ) -> Measured:
     """Generate and score every row; the same episodes, actions and sampling noise for all rows."""
     check_measurable(world, episodes, extra, rows)
+    generation = generation.resolved(world.schedule)
     videos: dict[Row, list[EpisodeVideos]] = {}
     with tqdm(total=len(rows) * num_chunks(episodes), desc="generate", unit="chunk") as bar:
         for row in rows:
@@ -199,11 +201,13 @@ def write_outputs(
     logger = open_logger(out)
     panels = []
     for i, episode in enumerate(episodes):
-        panels.append(_panel(episode, i, measured))
-        shown = side_by_side(list(panels[-1].frames.values()), list(panels[-1].frames))
-        add_video(logger, f"long/{episode.meta.id}", shown, 0, episode.meta.fps)
-        clip = encode_mp4(shown, episode.meta.fps, upscale=2)
-        write_bytes(out / "videos" / f"{episode.meta.id}.mp4", clip)
+        for kind, panel in _panels(episode, i, measured).items():
+            panels.append(panel)
+            shown = side_by_side(list(panel.frames.values()), list(panel.frames))
+            add_video(logger, f"{kind}/{episode.meta.id}", shown, 0, episode.meta.fps)
+            clip = encode_mp4(shown, episode.meta.fps, upscale=2)
+            name = episode.meta.id if kind == "long" else f"{episode.meta.id}-{kind}"
+            write_bytes(out / "videos" / f"{name}.mp4", clip)
     log_report(logger, measured.report)
     log_curves(logger, measured.report["curves"] | {BY_LAYER: layer_drifts(measured.videos)})
     headline = {
@@ -222,15 +226,29 @@ def write_outputs(
     write_json(out / MARKER, measured.report)
 
 
-def _panel(episode: TrueEpisode, index: int, measured: Measured) -> VideoPanel:
-    frames = {"true": to_frames(episode.video)}
-    for row, videos in measured.videos.items():
-        frames[LABELS[row]] = to_frames(videos[index].long)
-    shown = num_outbound(episode.meta)
+def _panels(episode: TrueEpisode, index: int, measured: Measured) -> dict[str, VideoPanel]:
+    """The way back after a shown way out, where the walk comes back; and the long video."""
+    made = {LABELS[row]: videos[index] for row, videos in measured.videos.items()}
+    true, title = {"true": to_frames(episode.video)}, episode.meta.id
+    num_out = num_outbound(episode.meta)
     marks = []
-    if shown is not None:
-        marks = [(episode.meta.actions[shown].stop, "the way back begins")]
-    return VideoPanel(episode.meta.id, frames, episode.meta.fps, marks)
+    if num_out is not None:
+        marks = [(episode.meta.actions[num_out].stop, "the way back begins")]
+    videos: dict[tuple[str, str], dict[str, Tensor | None]] = {
+        ("return", "the way out is shown"): {k: v.returned for k, v in made.items()},
+        ("long", "only the first chunk is given"): {k: v.long for k, v in made.items()},
+    }
+    return {
+        kind: VideoPanel(
+            f"{title}: {given}",
+            true
+            | {label: to_frames(video) for label, video in of_rows.items() if video is not None},
+            episode.meta.fps,
+            marks,
+        )
+        for (kind, given), of_rows in videos.items()
+        if kind == "long" or num_out is not None
+    }
 
 
 def _strip_frames(turn: int, last: int) -> list[int]:
