@@ -156,14 +156,23 @@ def measure(
             for row, curves_of_row in found.items()
         }
         report["curves"] |= drawn(found)
-    report["undone"] = {row: sum(v.num_undone for v in made) for row, made in videos.items()}
-    is_guarded = generation.fast.guard is not None
-    report["learned"] = {
-        row: sum(v.num_learned for v in made)
-        for row, made in videos.items()
-        if is_guarded and memory_of(world, row) == "temp_lora"
-    }
+    report |= _guarded(world, videos, generation)
     return Measured(report, videos)
+
+
+def _guarded(
+    world: WorldModel, videos: Mapping[Row, Sequence[EpisodeVideos]], generation: GenerationSettings
+) -> dict[str, dict[str, int]]:
+    """How many chunks guarded rows learned, and how many of all rows' chunks the guard undid."""
+    guarded = [row for row in videos if memory_of(world, row) == "temp_lora"]
+    return {
+        "undone": {row: sum(v.num_undone for v in made) for row, made in videos.items()},
+        "learned": {
+            row: sum(v.num_learned for v in videos[row])
+            for row in guarded
+            if generation.fast.guard is not None
+        },
+    }
 
 
 def curves(videos: Mapping[Row, Sequence[EpisodeVideos]]) -> dict[str, dict[str, list[float]]]:
