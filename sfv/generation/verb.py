@@ -91,7 +91,8 @@ def rollout(
         actions: one action a chunk: .txt (one a line), .json (a list), or .jsonl ({"text": ...}).
         episodes: folder of episode shards to take starts and actions from.
         num_episodes: how many of them; null takes all.
-        rows: `none` generates without memory, `fast` with fast learning.
+        rows: `none` generates without memory, `fast` with the model's own, `temp_lora` with the temporal
+            LoRA.
         fps: frames per second of the videos from --start.
         resume_from: a memory to go on with. Without --start the video goes on where the memory's rollout
             stopped, bit for bit as if it had not; with --start it begins there. Where no --generation
