@@ -142,12 +142,7 @@ def measure(
             **asdict(generation),
         },
     )
-    truth = scorer.truth()
-    report["truth"] = row_json(ReportRow(len(episodes), truth))
-    both = [pair for pair in COMPARED if set(pair) <= scores.keys()]
-    by_name: dict[str, dict[str, MetricValue]] = {row: scores[row] for row in rows}
-    report["differences"] = paired_differences(by_name, both)
-    report["gap_closed"] = gap_closed(by_name, truth)
+    report |= _beside(scorer, scores)
     report["curves"] = curves(videos)
     if extra.curves:
         found = extra_curves(world, episodes, videos, generation.seed)
@@ -156,22 +151,36 @@ def measure(
             for row, curves_of_row in found.items()
         }
         report["curves"] |= drawn(found)
-    report |= _guarded(world, videos, generation)
+    report |= _chunks(world, videos, generation)
     return Measured(report, videos)
 
 
-def _guarded(
-    world: WorldModel, videos: Mapping[Row, Sequence[EpisodeVideos]], generation: GenerationSettings
-) -> dict[str, dict[str, int]]:
-    """How many chunks guarded rows learned, and how many of all rows' chunks the guard undid."""
-    guarded = [row for row in videos if memory_of(world, row) == "temp_lora"]
+def _beside(scorer: Scorer, scores: Mapping[Row, Mapping[str, MetricValue]]) -> dict[str, Any]:
+    """What stands beside the rows: the truth, paired differences, shares of gaps."""
+    truth = scorer.truth()
+    both = [pair for pair in COMPARED if set(pair) <= scores.keys()]
+    by_name: dict[str, Mapping[str, MetricValue]] = {row: scores[row] for row in scores}
+    return {
+        "truth": row_json(ReportRow(len(scorer.episodes), truth)),
+        "differences": paired_differences(by_name, both),
+        "gap_closed": gap_closed(by_name, truth),
+    }
+
+
+def _chunks(
+    world: WorldModel,
+    videos: Mapping[Row, Sequence[EpisodeVideos]],
+    generation: GenerationSettings,
+) -> dict[str, dict[Row, int]]:
+    """How many chunks the guard undid, and of how many; rows without a guard have no such number."""
+    guarded = [
+        row
+        for row in videos
+        if generation.fast.guard is not None and memory_of(world, row) == "temp_lora"
+    ]
     return {
         "undone": {row: sum(v.num_undone for v in made) for row, made in videos.items()},
-        "learned": {
-            row: sum(v.num_learned for v in videos[row])
-            for row in guarded
-            if generation.fast.guard is not None
-        },
+        "learned": {row: sum(v.num_learned for v in videos[row]) for row in guarded},
     }
 
 

@@ -134,6 +134,7 @@ def fit_start(
 def tasks_of(
     world: WorldModel,
     start: Path | None,
+    shown: Path | None,
     actions: Path | None,
     episodes: Path | None,
     num_episodes: int | None,
@@ -146,8 +147,12 @@ def tasks_of(
     Raises:
         ValueError: what is given does not go together, or a file cannot be read.
     """
+    if shown is not None:
+        if start is not None:
+            raise ValueError("--start and --shown both say how the video begins; give one of them")
+        return [_shown_task(world, shown, actions, fps, fit)]
     if fit is not None and start is None:
-        raise ValueError(f"--fit {fit} is for frames from --start; leave it out")
+        raise ValueError(f"--fit {fit} is for frames from --start or --shown; leave it out")
     own = start is not None or memory is not None
     if episodes is not None and not own and actions is None:
         return [
@@ -175,7 +180,7 @@ def tasks_of(
     return [RolloutTask(name, video, read_actions(actions), fps, known, told_by=str(actions))]
 
 
-def shown_task(
+def _shown_task(
     world: WorldModel, shown: Path, actions: Path | None, fps: float, fit: Fit | None
 ) -> RolloutTask:
     """A rollout that goes on from the end of a video, which is learned first."""

@@ -18,8 +18,8 @@ from sfv.fast.memory_file import SUFFIX, load_memory, save_memory
 from sfv.fast.protocol import EpisodeMemory
 from sfv.files import claimed, read_json, write_bytes, write_json
 from sfv.generation.rollout import Chunk, Request, Rollout
-from sfv.generation.settings import GenerationSettings, Row, rollout_of, settings_from
-from sfv.generation.tasks import RolloutTask, shown_task, tasks_of
+from sfv.generation.settings import GenerationSettings, Row, memory_of, rollout_of, settings_from
+from sfv.generation.tasks import RolloutTask, tasks_of
 from sfv.media.fit import Fit
 from sfv.models.device import AUTO
 from sfv.models.model_folder import REFERENCE, find_example
@@ -65,7 +65,8 @@ def rollout(
             --shown they begin with those of its chunks after the first.
         episodes: folder of episode shards to take starts and actions from.
         num_episodes: how many of them; null takes all.
-        rows: `none` generates without memory, `fast` with fast learning.
+        rows: `none` generates without memory, `fast` with the model's own, `temp_lora` with the temporal
+            LoRA.
         fps: frames per second of the videos from --start.
         resume_from: a memory to go on with. Without --start the video goes on where the memory's rollout
             stopped, bit for bit as if it had not; with --start it begins there. Where no --generation
@@ -84,18 +85,14 @@ def rollout(
     world = WorldModel.load(model, device)
     base, memory = world.fingerprint(), None
     if resume_from is not None:
-        rows, memory = ("fast",), load_memory(resume_from, base)
+        memory = load_memory(resume_from, base)
+        rows = ("fast",) if memory_of(world, "fast") == memory.header.kind else ("temp_lora",)
         if generation == GenerationSettings():
             generation = settings_from(memory.header.settings, memory.header.kind, str(resume_from))
     generation = generation.resolved(world.schedule)
     if (start, shown, actions, episodes, resume_from) == (None,) * 5:
         shown, actions = find_example(model) or (None, None)
-    if start is not None and shown is not None:
-        raise ValueError("--start and --shown both say how the video begins; give one of them")
-    if shown is not None:
-        tasks = [shown_task(world, shown, actions, fps, fit)]
-    else:
-        tasks = tasks_of(world, start, actions, episodes, num_episodes, fps, memory, fit)
+    tasks = tasks_of(world, start, shown, actions, episodes, num_episodes, fps, memory, fit)
     starts = [_start(world, task) for task in tasks]
     settings = {
         "model": base,
@@ -104,9 +101,26 @@ def rollout(
         "generation": asdict(generation),
         "memory": None if memory is None else hash_tensors(memory.weights),
     }
+    with _claimed(out, settings):
+        results = _make(out, world, rows, generation, tasks, starts, memory_every, at_once)
+        write_json(out / MARKER, {"settings": settings, "videos": results})
+    print(f"{len(results)} videos in {printable(out)}")
+
+
+def _make(
+    out: Path,
+    world: WorldModel,
+    rows: Sequence[Row],
+    generation: GenerationSettings,
+    tasks: Sequence[RolloutTask],
+    starts: Sequence[Tensor],
+    memory_every: int,
+    at_once: int,
+) -> dict[str, Any]:
+    """Make the videos of all rows; return what is known of every chunk, by file."""
     chunks = len(rows) * sum(len(task.actions) for task in tasks)
     results: dict[str, Any] = {}
-    with _claimed(out, settings), tqdm(total=chunks, desc="rollout", unit="chunk") as bar:
+    with tqdm(total=chunks, desc="rollout", unit="chunk") as bar:
         for row in rows:
             with rollout_of(world, row, generation) as roller:
                 writer = _Writer(out, row, world, memory_every, roller)
@@ -114,8 +128,7 @@ def rollout(
                     group = slice(first, first + at_once)
                     bar.set_postfix_str(f"{printable(tasks[first].name)} {row}")
                     results |= writer.write(tasks[group], starts[group], lambda: bar.update())
-        write_json(out / MARKER, {"settings": settings, "videos": results})
-    print(f"{len(results)} videos in {printable(out)}")
+    return results
 
 
 @dataclass(frozen=True)
