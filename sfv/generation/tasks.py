@@ -150,7 +150,7 @@ def tasks_of(
     if shown is not None:
         if start is not None:
             raise ValueError("--start and --shown both say how the video begins; give one of them")
-        return [_shown_task(world, shown, actions, fps, fit)]
+        return [shown_task(world, shown, actions, fps, fit)]
     if fit is not None and start is None:
         raise ValueError(f"--fit {fit} is for frames from --start or --shown; leave it out")
     own = start is not None or memory is not None
@@ -180,7 +180,7 @@ def tasks_of(
     return [RolloutTask(name, video, read_actions(actions), fps, known, told_by=str(actions))]
 
 
-def _shown_task(
+def shown_task(
     world: WorldModel, shown: Path, actions: Path | None, fps: float, fit: Fit | None
 ) -> RolloutTask:
     """A rollout that goes on from the end of a video, which is learned first."""
