@@ -94,10 +94,7 @@ def facts(world: WorldModel, model: Path, size: int) -> dict[str, Any]:
         "actions": ", ".join(f"`{action}`" for action in settings["actions"] if action),
         "model": model,
         "walks": train.num_samples,
-        "steps": ", then ".join(
-            f"{config['trainer']['max_steps']} (`experiments/configs/reference/{name}.yaml`)"
-            for name, config in parts
-        ),
+        "steps": ", then ".join(str(config["trainer"]["max_steps"]) for _, config in parts),
         "batch": config["slow_fast"]["slow_batch_size"],
         "seed": config["seed_everything"],
         "inverse": inverse_accuracy(OUT / INVERSE / "report.json"),

@@ -58,9 +58,8 @@ def test_the_package_gets_the_weights_an_example_and_a_card(run, demo, tmp_path)
     assert video.shape[2:] == (3, 32, 32) and 0 < num_shown < len(told)
     world.text(told)
     card = (out / "README.md").read_text()
-    assert world.fingerprint() in card and "batch 2, seed 7" in card
-    folder = "experiments/configs/reference"
-    assert f"3 (`{folder}/first.yaml`), then 5 (`{folder}/slow.yaml`)" in card
+    assert world.fingerprint() in card and "seed 7" in card
+    assert "slow-fast loop: 3, then 5; batch 2" in card
     assert "0.50 of frame pairs" in card
     assert InverseDynamics.load(out / "inverse").actions == ("walk forward",)
     assert "3 random walks" in card and "torch 9.9" in card and "Return PSNR" in card
