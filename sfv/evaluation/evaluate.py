@@ -39,6 +39,8 @@ _LEARNED = ("fast/loss", "fast/gain", "fast/drift")
 _WRITTEN = ("memory/error", "memory/gain", "memory/size")
 """Curves of a Θ, and of an addressed memory: its error on a chunk before writing, the drop of it, ‖W‖."""
 MOST_LAYERS = 4  # in the report; TensorBoard gets all
+MOST_BOARD_VIDEOS = 3
+"""Episodes whose videos TensorBoard gets; writing one takes seconds, and `videos/` has them all."""
 LABELS: dict[Row, str] = {
     "none": "without memory",
     "temp_lora": "temporal LoRA",
@@ -222,8 +224,9 @@ def write_outputs(
         for kind, panel in _panels(episode, i, measured).items():
             panels.append(panel)
             shown = side_by_side(list(panel.frames.values()), list(panel.frames))
-            add_video(logger, f"{kind}/{episode.meta.id}", shown, 0, episode.meta.fps)
-            clip = encode_mp4(shown, episode.meta.fps, upscale=2)
+            if i < MOST_BOARD_VIDEOS:
+                add_video(logger, f"{kind}/{episode.meta.id}", shown, 0, episode.meta.fps)
+            clip = encode_mp4(shown, episode.meta.fps)
             name = episode.meta.id if kind == "long" else f"{episode.meta.id}-{kind}"
             write_bytes(out / "videos" / f"{name}.mp4", clip)
     log_report(logger, measured.report)
