@@ -322,7 +322,7 @@ def test_shuffled_learning_takes_the_same_pairs_in_another_order(made_up, world,
     trips = [
         w.trip(model) for w in load_walks(find_benchmark(str(made_up)), made_up, ["return-20"])
     ]
-    settings = GenerationSettings(SamplerSettings(), LoRASettings(r=2), FastSettings(1), seed=3)
+    settings = GenerationSettings(lora=LoRASettings(r=2), fast=FastSettings(1), seed=3)
     seen = {}
     with rollout_of(model, "fast", settings) as rollout:
         learner = rollout.learner
