@@ -151,7 +151,8 @@ def test_a_key_waits_for_the_answer_too(page: Page, server: Served) -> None:
             route.continue_()
 
     page.route("**/go", hold_the_first)
-    page.keyboard.press("ArrowUp")
+    with page.expect_request("**/go"):
+        page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowDown")
     expect(page.locator("#status")).to_contain_text("Then: walk backward.")
     assert len(asked) == 1
@@ -196,8 +197,13 @@ def test_a_visitor_stops_the_way_back_and_drives_on(page: Page, example_server: 
     begin(page, example_server, "shown")
     page.get_by_role("button", name="Walk this for me").click()
     expect(page.locator("button.node.shown")).to_have_count(2)
-    page.get_by_role("button", name="Go back").click()
+    asked: list[Route] = []
+    page.route("**/go", asked.append)
+    with page.expect_request("**/go"):
+        page.get_by_role("button", name="Go back").click()
     page.get_by_role("button", name="Pause").click()
+    page.unroute("**/go")
+    asked[0].continue_()
     expect(page.locator("button.node")).to_have_count(4)
     expect(page.locator("#stop")).to_be_disabled()
     assert here(page) == "chunk 3, turn right"
