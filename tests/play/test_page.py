@@ -198,12 +198,12 @@ def test_a_visitor_stops_the_way_back_and_drives_on(page: Page, example_server: 
     page.get_by_role("button", name="Walk this for me").click()
     expect(page.locator("button.node.shown")).to_have_count(2)
     asked: list[Route] = []
-    page.route("**/go", asked.append)
+    page.route("**/go", lambda route: asked.append(route))
     with page.expect_request("**/go"):
         page.get_by_role("button", name="Go back").click()
     page.get_by_role("button", name="Pause").click()
-    page.unroute("**/go")
     asked[0].continue_()
+    page.unroute("**/go")
     expect(page.locator("button.node")).to_have_count(4)
     expect(page.locator("#stop")).to_be_disabled()
     assert here(page) == "chunk 3, turn right"
