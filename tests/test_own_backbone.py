@@ -11,6 +11,7 @@ from sfv.cli import main
 from sfv.generation.settings import GenerationSettings
 from sfv.models.world_model import WorldModel
 from sfv.play.player import open_player
+from sfv.play.starts import Start
 from tests.training.make import make_data
 from tests.training.test_fit import flags, short
 
@@ -56,8 +57,8 @@ def test_rollout_and_play_adapt_its_layers(run, data, tmp_path):
     world = WorldModel.load(run)
     settings = GenerationSettings()
     with open_player(world, settings) as player:
-        start = world.encode(video)
-        made = player.begin("visit", start, player.strip(start))
+        start = Start("visit", world.encode(video), 8)
+        made = player.begin(start, player.strip(start.latents), "fast")
     assert {name.split(".lora_")[0] for name in made.memory.weights} == set(
         world.denoiser.fast_layers("temporal")
     )

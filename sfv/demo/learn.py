@@ -148,7 +148,7 @@ def _learner(
     scheduler: Any = None,
     init_from: str | Path | None = None,
 ) -> SlowLearner:
-    base = _untrained(latents, settings) if init_from is None else _trainable(init_from)
+    base = _untrained(latents, settings) if init_from is None else _like(init_from)
     return SlowLearner(
         base.denoiser,
         base.codec,
@@ -159,6 +159,7 @@ def _learner(
         address=base.address,
         optimizer=lambda p: torch.optim.AdamW(p, lr=learning_rate, betas=(0.9, 0.99)),
         lr_scheduler=scheduler,
+        init_from=None if init_from is None else str(init_from),
         seed=settings.seed,
     )
 
@@ -175,11 +176,11 @@ def _untrained(latents: Path, settings: DemoSettings) -> WorldModel:
     )
 
 
-def _trainable(folder: str | Path) -> WorldModel:
-    """A saved model whose weights are trained on."""
+def _like(folder: str | Path) -> WorldModel:
+    """A saved model's parts to be trained; the denoiser is new, and knows nothing of the folder's path."""
     world = WorldModel.load(folder)
-    for part in (world.denoiser, world.text):
-        part.requires_grad_(True).train()
+    world.denoiser = type(world.denoiser)(**world.denoiser.settings())
+    world.text.requires_grad_(True).train()
     return world
 
 

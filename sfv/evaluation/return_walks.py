@@ -132,13 +132,15 @@ def request_back(
     last = None if num_back is None else trip.num_out + num_back
     start = trip.episode.latents[:, :, trip.turn - num_context : trip.turn]
     actions = trip.episode.actions[trip.num_out : last]
+    poses = trip.episode.poses_after(trip.turn)
+    end = trip.episode.meta.actions[trip.num_out + len(actions)].stop
     return Request(
         trip.episode.meta.id,
         start,
         actions,
         memory=memory,
         first_chunk=trip.num_out,
-        poses=trip.episode.poses_after(trip.turn),
+        poses=None if poses is None else poses[: end - trip.turn + 1],
     )
 
 

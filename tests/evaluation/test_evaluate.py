@@ -38,7 +38,8 @@ def test_an_evaluation_writes_its_report(evaluation, demo):
     html = (evaluation / "report.html").read_text()
     assert str(demo.model) in html
     ids = [episode["id"] for episode in _test_metadata(demo)]
-    assert sorted(path.stem for path in (evaluation / "videos").iterdir()) == ids
+    names = sorted(name for key in ids for name in (key, f"{key}-return"))
+    assert sorted(path.stem for path in (evaluation / "videos").iterdir()) == names
     assert report["settings"]["episodes"] == ids
 
 

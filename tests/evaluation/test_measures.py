@@ -126,7 +126,7 @@ def test_an_inverse_model_of_other_actions_is_refused_before_anything_is_generat
     extra = ExtraMeasures(inverse_dynamics=tmp_path / "inverse")
     message = r"have actions \['walk backward'\], which the inverse model does not read; it reads \['walk f"
     with pytest.raises(ValueError, match=message):
-        check_measurable(world, [episode(world, "a", 9)], extra)
+        check_measurable(world, [episode(world, "a", 9)], extra, ("none",))
 
 
 def test_a_row_without_a_bin_is_drawn_with_a_gap():

@@ -176,9 +176,10 @@ def test_the_logs_hold_curves_settings_and_video(demo):
     for events in (slow, loop, report):
         assert metadata.SESSION_START_INFO_TAG in events.PluginTagToContent(metadata.PLUGIN_NAME)
     ids = demo.report["settings"]["episodes"]
-    assert report.Tags()["images"] == [f"long/{key}" for key in ids]
-    for key in ids:
-        (image,) = report.Images(f"long/{key}")
+    tags = [f"{kind}/{key}" for key in ids for kind in ("return", "long")]
+    assert report.Tags()["images"] == tags
+    for tag in tags:
+        (image,) = report.Images(tag)
         assert image.encoded_image_string.startswith(b"GIF8")
         assert image.width >= 3 * 32
 
@@ -192,7 +193,7 @@ def test_the_report_page_needs_no_other_file(demo):
         assert outside not in html
     for key in demo.report["settings"]["episodes"]:
         assert key in html
-    assert "on maps it has not seen" in html
+    assert "in places that it has not seen" in html
 
 
 @pytest.mark.slow

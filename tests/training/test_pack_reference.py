@@ -62,7 +62,7 @@ def test_the_package_gets_the_weights_an_example_and_a_card(run, demo, tmp_path)
     assert "slow-fast loop: 3, then 5; batch 2" in card
     assert "0.50 of frame pairs" in card
     assert InverseDynamics.load(out / "inverse").actions == ("walk forward",)
-    assert "3 random walks" in card and "torch 9.9" in card and "Return PSNR" in card
+    assert "| data | 3 walks of" in card and "torch 9.9" in card and "Return PSNR" in card
 
 
 @pytest.mark.slow
