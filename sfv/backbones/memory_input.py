@@ -12,6 +12,7 @@ preconditioning (Karras et al., 2022, arXiv 2206.00364, section 5) with the memo
 memory is sure, the network can only correct it; where it knows nothing, this is plain flow matching.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,6 +25,7 @@ from sfv.types import Reading
 LEAST = 1e-3
 """Smallest u that the table tells from smaller ones."""
 _LEAST_VARIANCE = 1e-3
+_DECADES = math.log10(LEAST)
 _BINS = 13
 
 
@@ -43,7 +45,7 @@ class MemoryInput(nn.Module):
     def __init__(self, latent_channels: int, num_train_timesteps: int = 1000) -> None:
         super().__init__()
         self.latent_channels, self.num_train_timesteps = latent_channels, num_train_timesteps
-        uncertainty = torch.logspace(torch.tensor(LEAST).log10(), 0, _BINS)[:, None]
+        uncertainty = torch.logspace(_DECADES, 0, _BINS)[:, None]
         self.register_buffer("gain", (1 - uncertainty).expand(-1, latent_channels).clone())
         self.register_buffer("variance", uncertainty.expand(-1, latent_channels).clone())
         self.register_buffer("prior_variance", torch.ones(latent_channels))
@@ -145,7 +147,7 @@ class MemoryInput(nn.Module):
 
     def _place(self, uncertainty: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """Where in the table, from 0 to its last row."""
-        share = 1 - uncertainty.clamp(LEAST, 1).log10() / torch.tensor(LEAST).log10().item()
+        share = 1 - uncertainty.clamp(LEAST, 1).log10() / _DECADES
         return share * (_BINS - 1)
 
     def _table(

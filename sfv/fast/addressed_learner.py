@@ -20,6 +20,7 @@ from sfv import rng
 from sfv.backbones.base import Backbone
 from sfv.backbones.memory_input import MemoryInput
 from sfv.fast.addressed import AddressedState, as_latents, as_values, fresh, read, write
+from sfv.fast.addressed_algebra import SHAPE
 from sfv.fast.keys import FourierKeys, plane_bandwidths
 from sfv.fast.memory_file import MemoryOrigin, StoredMemory, store
 from sfv.fast.protocol import FastReport, Poses
@@ -180,6 +181,11 @@ class AddressedLearner:
             new = latents[:, :, -self.num_generated :]
             self._input.reading = Reading(*self._split(rows, new))
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the denoiser knows how far readings are to be trusted."""
+        return bool(self._input.is_calibrated)
+
     def calibrate(
         self, rows: Sequence[Float[Tensor, " p"]], pairs: Sequence[Float[Tensor, "1 c t h w"]]
     ) -> None:
@@ -189,7 +195,7 @@ class AddressedLearner:
             rows: of `before`, of training episodes.
             pairs: what they were read for.
         """
-        if bool(self._input.is_calibrated):
+        if self.is_calibrated:
             return
         new = torch.cat([pair[:, :, -self.num_generated :] for pair in pairs])
         values, uncertainty = self._split(torch.stack(list(rows)), new)
@@ -273,7 +279,7 @@ class AddressedLearner:
         if memory.context is not None:
             extras["context"] = memory.context.detach().to("cpu", copy=True)
         shape = torch.tensor(memory.shape, dtype=torch.float32)
-        return store(memory, {**weights, "shape": shape}, extras, self._origin)
+        return store(memory, {**weights, SHAPE: shape}, extras, self._origin)
 
     def restore(self, stored: StoredMemory) -> AddressedMemory:
         """Take up a stored episode where it was left.
@@ -289,7 +295,7 @@ class AddressedLearner:
             )
         device = next(self.denoiser.parameters()).device
         tensors = {name: tensor.to(device) for name, tensor in stored.weights.items()}
-        channels, height, width = (int(size) for size in tensors.pop("shape"))
+        channels, height, width = (int(size) for size in tensors.pop(SHAPE))
         context = stored.extras.get("context")
         return AddressedMemory(
             header.episode,

@@ -56,12 +56,12 @@ class GenerationSettings:
     def of(self, kind: MemoryKind) -> dict[str, Any]:
         """What a memory of a kind keeps of them, as JSON: all that decides how its video goes on."""
         content = asdict(self)
-        for other in _OWN[kind]:
+        for other in _UNUSED[kind]:
             del content[other]
         return content
 
 
-_OWN: dict[MemoryKind, tuple[str, ...]] = {
+_UNUSED: dict[MemoryKind, tuple[str, ...]] = {
     "temp_lora": ("addressed",),
     "addressed": ("lora", "fast"),
 }
@@ -74,8 +74,8 @@ def settings_from(content: Mapping[str, Any], kind: MemoryKind, source: str) -> 
     Raises:
         ValueError: they are of another version, or a number is out of the limits of files.
     """
-    own = ("addressed",) if kind == "addressed" else ("lora", "fast")
-    needed = ("sampler", *own, "precision", "seed")
+    kept = ("sampler", "lora", "fast", "addressed", "precision", "seed")
+    needed = [name for name in kept if name not in _UNUSED[kind]]
     try:
         missing = [name for name in needed if name not in content]
         if missing:
@@ -94,6 +94,11 @@ def memory_of(model: WorldModel, row: Row) -> MemoryKind | None:
     if row == "none":
         return None
     return "addressed" if row == "fast" and model.address is not None else "temp_lora"
+
+
+def row_of(model: WorldModel, kind: MemoryKind) -> Row:
+    """The row that has a kind of memory."""
+    return "fast" if memory_of(model, "fast") == kind else "temp_lora"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from sfv.fast.memory_file import SUFFIX, load_memory, save_memory
 from sfv.fast.protocol import EpisodeMemory
 from sfv.files import claimed, read_json, write_bytes, write_json
 from sfv.generation.rollout import Chunk, Request, Rollout
-from sfv.generation.settings import GenerationSettings, Row, memory_of, rollout_of, settings_from
+from sfv.generation.settings import GenerationSettings, Row, rollout_of, row_of, settings_from
 from sfv.generation.tasks import RolloutTask, tasks_of
 from sfv.media.fit import Fit
 from sfv.models.device import AUTO
@@ -86,7 +86,7 @@ def rollout(
     base, memory = world.fingerprint(), None
     if resume_from is not None:
         memory = load_memory(resume_from, base)
-        rows = ("fast",) if memory_of(world, "fast") == memory.header.kind else ("temp_lora",)
+        rows = (row_of(world, memory.header.kind),)
         if generation == GenerationSettings():
             generation = settings_from(memory.header.settings, memory.header.kind, str(resume_from))
     generation = generation.resolved(world.schedule)

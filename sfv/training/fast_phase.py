@@ -189,8 +189,9 @@ class FastPhase:
 
         Where the group's latents differ in size, by those of the first size.
         """
-        items = self.replay.items
-        if items and isinstance(self.learner, AddressedLearner):
+        if not isinstance(self.learner, AddressedLearner) or self.learner.is_calibrated:
+            return  # before the readings of a group are put together, which `disk` reads from files
+        if items := self.replay.items:
             items = [item for item in items if item.latents.shape == items[0].latents.shape]
             self.learner.calibrate(
                 [item.theta() for item in items], [item.latents for item in items]

@@ -25,11 +25,10 @@ from sfv.fast.addressed_learner import AddressedLearner
 from sfv.fast.protocol import EpisodeMemory, MemoryLearner
 from sfv.generation.kept import Kept
 from sfv.generation.rollout import Request, Rollout, join
-from sfv.generation.settings import GenerationSettings, Row, rollout_of
+from sfv.generation.settings import GenerationSettings, rollout_of, row_of
 from sfv.generation.videos import write_video
 from sfv.models.world_model import WorldModel
 from sfv.storage.weight_files import hash_tensors
-from sfv.types import MemoryKind
 
 Done = Callable[[int], None]
 """Told how many videos were made."""
@@ -39,8 +38,6 @@ Chunks = Counter[str]
 """How many chunks were `learned`, and how many of them the guard has `undone`."""
 Learned = dict[str, tuple[list[EpisodeMemory], list[int]]]
 """Memories of ways out and how many of their chunks were undone, by what decides them."""
-
-_ROWS: dict[MemoryKind, Row] = {"temp_lora": "temp_lora", "addressed": "fast"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ class Maker:
         if method.made == "decoded":
             return [_decoded(world, _true_end(trip, protocol)) for trip in trips], Chunks()
         if method.kind is not None:
-            row = _ROWS[method.kind]
+            row = row_of(world, method.kind)
             with rollout_of(world, row, method.settings(self.generation)) as rollout:
                 if protocol == "open":
                     return self._run(rollout, [_open(trip) for trip in trips])
